@@ -1,0 +1,1 @@
+"""Tests of lagrange_jax."""

@@ -1,0 +1,27 @@
+"""Test configuration: eight virtual devices, strict promotion, fixed keys."""
+
+import os
+
+# Before JAX starts: eight virtual CPU devices, so that every test can shard.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for tests of pure numerics."""
+    with jax.enable_x64(True):
+        yield
