@@ -1,0 +1,250 @@
+"""Which layer is the head, and is the network affine in it?"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax.params import get_layer, set_layer
+from lagrange_jax.types import Key, Path, Tap, Variables
+
+__all__ = [
+    "Layer",
+    "check_features",
+    "check_head",
+    "example_rows",
+    "find_head",
+    "format_path",
+    "tappable_paths",
+]
+
+Forward = Callable[[Variables, Any, Key], tuple[Any, dict[Path, Tap]]]
+
+
+class Layer(NamedTuple):
+    """A dense or convolution layer met in a forward pass.
+
+    Attributes:
+      path: where its parameters lie.
+      is_dense: False for a convolution.
+      num_calls: how often it is called, 0 where a lifted loop hides it.
+      has_kernel: whether `path` holds one kernel of the usual rank.
+    """
+
+    path: Path
+    is_dense: bool
+    num_calls: int
+    has_kernel: bool
+
+
+# Products may be rounded to bfloat16 on accelerators; the terms of a sum of d of
+# them add up to a few units of 2^-8. A head that is not affine is off by order one.
+_TOLERANCE = 0.05
+
+
+def format_path(path: Path) -> str:
+    """Returns a path as users write it, "encoder/Dense_0"."""
+    return "/".join(map(str, path)) if path else "(the module itself)"
+
+
+def check_features(features: str) -> None:
+    """Raises ValueError unless `features` is "inference" or "training"."""
+    if features not in ("inference", "training"):
+        raise ValueError(
+            f'features must be "inference" or "training", got {features!r}.'
+        )
+
+
+def example_rows(inputs: Any) -> Any:
+    """Returns the first two rows of every array in `inputs`, enough for a check."""
+    rows = jax.tree.map(lambda x: x[:2] if jnp.ndim(x) else x, inputs)
+    return jax.tree.map(jnp.asarray, rows)
+
+
+def tappable_paths(layers: Sequence[Layer]) -> tuple[Path, ...]:
+    """Returns the paths of the layers called once, with a kernel of their own."""
+    return tuple(x.path for x in layers if x.num_calls == 1 and x.has_kernel)
+
+
+def _choices(layers: Sequence[Layer]) -> str:
+    names = [repr(format_path(x.path)) for x in layers if x.is_dense]
+    return f"The dense layers are, in call order: {', '.join(names) or 'none'}."
+
+
+def _named(layers: Sequence[Layer], head: str | Sequence[str | int]) -> Layer:
+    parts = head.replace(".", "/").split("/") if isinstance(head, str) else head
+    wanted = [str(part) for part in parts if part != ""]
+    for layer in layers:
+        if [str(part) for part in layer.path] == wanted:
+            return layer
+    raise ValueError(f"no layer {head!r} is called in the network. {_choices(layers)}")
+
+
+def find_head(
+    layers: Sequence[Layer], head: str | Sequence[str | int] | None = None
+) -> Path:
+    """Returns the path of the head: the named layer, or the last dense one called.
+
+    Args:
+      layers: the layers of the network in call order.
+      head: "a/b", "a.b" or ("a", "b"); None for the last dense layer.
+
+    Raises:
+      ValueError: there is no such layer, or it is not a dense layer called once.
+    """
+    dense = [layer for layer in layers if layer.is_dense]
+    if head is None and not dense:
+        raise ValueError(
+            "the network calls no dense layer, so it has no head to solve for. "
+            "Let it end in one (flax.linen.Dense or flax.nnx.Linear)."
+        )
+    layer = dense[-1] if head is None else _named(layers, head)
+    name = format_path(layer.path)
+    if not layer.is_dense:
+        raise ValueError(
+            f"head {name!r} is a convolution; the head must be a dense layer. "
+            f"Name another one with head=.... {_choices(layers)}"
+        )
+    if layer.num_calls > 1:
+        raise ValueError(
+            f"head {name!r} is called {layer.num_calls} times in one forward pass, so "
+            "the output is not affine in its kernel. Give the last call a layer of "
+            f"its own, or name another layer with head=.... {_choices(layers)}"
+        )
+    if layer.num_calls == 0 or not layer.has_kernel:
+        raise ValueError(
+            f"head {name!r} runs inside a lifted scan or vmap, where its inputs and "
+            "kernel cannot be reached. Move it out, or name another layer with "
+            f"head=.... {_choices(layers)}"
+        )
+    return layer.path
+
+
+def _jitter(key: Key, params: Any) -> Any:
+    """Adds noise to all parameters: zero biases and kernels would hide mistakes."""
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    is_float = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+    return treedef.unflatten(
+        [
+            x + 0.1 * jax.random.normal(k, x.shape, x.dtype) if floating else x
+            for k, x, floating in zip(keys, leaves, is_float, strict=True)
+        ]
+    )
+
+
+def _by_hand(features: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
+    arrays = {name: value.astype(jnp.float32) for name, value in layer.items()}
+    outputs = jnp.matmul(features, arrays["kernel"], precision="highest")
+    bias = arrays.get("bias", jnp.zeros(outputs.shape[-1]))
+    return outputs + jnp.broadcast_to(bias, outputs.shape)
+
+
+class _Deviation(NamedTuple):
+    """What should be finite, and three relative errors that should be zero."""
+
+    size: Any
+    after_head: Any
+    of_features: Any
+    of_layer: Any
+
+
+def _measure(
+    forward: Forward, variables: Variables, head: Path, inputs: Any, key: Key
+) -> _Deviation:
+    """Compares the network with its head computed by hand, for two kernels."""
+    for_params, for_kernel, for_forward = jax.random.split(key, 3)
+    first = {**variables, "params": _jitter(for_params, variables["params"])}
+    shape = get_layer(variables, head)["kernel"].shape
+    kernel = jax.random.normal(for_kernel, shape) / shape[0] ** 0.5
+    second = set_layer(first, head, kernel=kernel)
+
+    def run(variables):
+        outputs, taps = forward(variables, inputs, for_forward)
+        tap = jax.tree.map(lambda x: x.astype(jnp.float32), taps[head])
+        outputs = outputs.astype(jnp.float32).reshape(tap.outputs.shape)
+        expected = _by_hand(tap.inputs, get_layer(variables, head))
+        return tap.inputs, outputs, tap.outputs, expected
+
+    # Both kernels side by side: [2, ...]
+    pairs = zip(run(first), run(second), strict=True)
+    features, outputs, head_outputs, expected = (jnp.stack(pair) for pair in pairs)
+    size = jnp.max(jnp.abs(outputs)) + jnp.max(jnp.abs(features))
+    scale = jnp.maximum(jnp.max(jnp.abs(head_outputs)), 1e-30)
+    features_scale = jnp.maximum(jnp.max(jnp.abs(features)), 1e-30)
+    return _Deviation(
+        size,
+        after_head=jnp.max(jnp.abs(outputs - head_outputs)) / scale,
+        of_features=jnp.max(jnp.abs(features[1] - features[0])) / features_scale,
+        of_layer=jnp.max(jnp.abs(head_outputs - expected)) / scale,
+    )
+
+
+def _after_head(name: str, found: str, choices: str) -> ValueError:
+    return ValueError(
+        f"the output of the network is not the output of head {name!r}: {found}. "
+        "Return the logits (or predictions) of the last dense layer from the "
+        f"module, or name another layer with head=.... {choices}"
+    )
+
+
+def _check_shapes(outputs: Any, tap: Tap, name: str, choices: str) -> None:
+    if not hasattr(outputs, "shape"):
+        raise _after_head(name, f"it is a {type(outputs).__name__}", choices)
+    expected = tap.outputs.shape
+    # A scalar head may drop its last axis: targets of shape [n] do the same.
+    squeezed = expected[:-1] if expected[-1:] == (1,) else expected
+    if outputs.shape not in (expected, squeezed):
+        found = f"its shape is {outputs.shape}, the head's {expected}"
+        raise _after_head(name, found, choices)
+
+
+def check_head(
+    forward: Forward,
+    init: Callable[[Key], Variables],
+    head: Path,
+    layers: Sequence[Layer],
+    inputs: Any,
+) -> None:
+    """Checks on an example that the network is affine in the kernel of its head.
+
+    At random parameters the outputs must be those of the head, the head's must be
+    `features @ kernel + bias`, and another kernel must leave the features alone.
+
+    Args:
+      forward: `forward(variables, inputs, key) -> (outputs, taps)`.
+      init: `init(key) -> variables`.
+      head: path of the head.
+      layers: all layers met, for the messages.
+      inputs: an example of one or two rows.
+
+    Raises:
+      ValueError: one of the three does not hold.
+    """
+    name, choices, key = format_path(head), _choices(layers), jax.random.key(0)
+    outputs, taps = jax.eval_shape(lambda k: forward(init(k), inputs, k), key)
+    _check_shapes(outputs, taps[head], name, choices)
+    # JIT keeps this cheap for deep networks: everything after init is one program.
+    measure = jax.jit(lambda k, x: _measure(forward, init(k), head, x, k))
+    deviation = _Deviation(*map(float, measure(key, inputs)))
+    if not math.isfinite(deviation.size):
+        raise ValueError(
+            "the network gives non-finite values on example_inputs, so its head "
+            f"{name!r} cannot be checked. Pass finite, typical inputs."
+        )
+    if deviation.after_head > _TOLERANCE:
+        raise _after_head(name, "something (a softmax?) follows it", choices)
+    if deviation.of_features > _TOLERANCE:
+        raise ValueError(
+            f"the inputs of head {name!r} change with its own kernel: its weights are "
+            "tied to an earlier layer. Give the head weights of its own, or name "
+            f"another layer with head=.... {choices}"
+        )
+    if deviation.of_layer > _TOLERANCE:
+        raise ValueError(
+            f"the output of head {name!r} is not inputs @ kernel + bias: its kernel is "
+            "transformed before it is used (weight normalisation? LoRA?). Use a plain "
+            f"dense layer, or name another layer with head=.... {choices}"
+        )
