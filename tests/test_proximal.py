@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,11 @@ def regression(seed=0, n=60, d=12):
     return inputs, 0.7 + inputs @ truth + 0.3 * rng.normal(size=n)
 
 
-def minimise(tx, inputs, targets, steps=STEPS):
+def updated(params, updates) -> Any:
+    return optax.apply_updates(params, updates)
+
+
+def minimise(tx, inputs, targets, steps=STEPS) -> Any:
     """Minimises half the mean squared error of a linear model from zero."""
 
     def loss(params):
@@ -36,7 +42,7 @@ def minimise(tx, inputs, targets, steps=STEPS):
     def step(carry, _):
         params, state = carry
         updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return (updated(params, updates), state), None
 
     params = {"kernel": jnp.zeros(inputs.shape[1]), "bias": jnp.zeros(())}
     # Optax's Adam and its schedules rely on JAX's usual promotion.
@@ -136,15 +142,20 @@ def test_vmap_over_strengths_is_the_loop(x64, make):
 
 def test_plain_adam_where_nothing_is_penalised(key):
     params = {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.ones(2)}
-    ours, theirs = proximal_adam(0.1, 0.5, mask=kernels_only), optax.adam(0.1)
-    state, reference = ours.init(params), theirs.init(params)
-    for i in range(3):
-        grads = jax.tree.map(lambda w: jnp.sin(w + i), params)  # noqa: B023
-        updates, state = ours.update(grads, state, params)
-        with jax.numpy_dtype_promotion("standard"):
-            expected, reference = theirs.update(grads, reference, params)
-        np.testing.assert_allclose(updates["bias"], expected["bias"], rtol=1e-6)
-        assert np.all(updates["kernel"] != expected["kernel"])
+
+    def train(tx) -> Any:
+        state, new = tx.init(params), params
+        for i in range(3):
+            grads = jax.tree.map(lambda w: jnp.sin(w + i), params)  # noqa: B023
+            updates, state = tx.update(grads, state, new)
+            new = updated(new, updates)
+        return new
+
+    with jax.numpy_dtype_promotion("standard"):
+        ours = train(proximal_adam(0.1, 0.5, mask=kernels_only))
+        theirs = train(optax.adam(0.1))
+    np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-6)
+    assert np.all(ours["kernel"] != theirs["kernel"])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -159,7 +170,7 @@ def test_dtype_zeros_none_leaves_and_boxes(key, make, dtype):
         zeros = jax.tree.map(jnp.zeros_like, params)
         updates, _ = tx.update(zeros, tx.init(params), params)
         assert jax.tree.structure(updates) == jax.tree.structure(params)
-        return optax.apply_updates(params, updates)
+        return updated(params, updates)
 
     with jax.numpy_dtype_promotion("standard"):
         new, inside = step(params), step(boxed)
@@ -175,7 +186,7 @@ def test_exact_zeros_from_low_precision_gradients(key):
     grads = {"w": jnp.zeros(50, jnp.bfloat16)}
     tx = prox_l1(10.0, 1.0)
     updates, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_array_equal(optax.apply_updates(params, updates)["w"], 0)
+    np.testing.assert_array_equal(updated(params, updates)["w"], 0)
 
 
 def test_strength_per_layer(x64):
@@ -203,8 +214,8 @@ def test_schedules_of_the_strength_and_missing_params(make):
         first, state = jax.jit(tx.update)(grads, state, params)
         second, state = jax.jit(tx.update)(grads, state, params)
         expected, _ = jax.jit(constant.update)(grads, reference, params)
-    np.testing.assert_allclose(first["w"], expected["w"])
-    np.testing.assert_array_equal(optax.apply_updates(params, second)["w"], 0)
+    jax.tree.map(np.testing.assert_allclose, first, expected)
+    np.testing.assert_array_equal(updated(params, second)["w"], 0)
     assert optax.tree.get(state, "count") == 2
     with pytest.raises(ValueError, match="not passing `params`"):
         tx.update(grads, state)
@@ -218,10 +229,11 @@ def test_constants_keep_no_state():
 @pytest.mark.parametrize("make", [sgd_net, adam_net])
 def test_nnx_optimizer(make):
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    bias = model.bias[...]
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     optimizer = nnx.Optimizer(model, make(1000.0, 0.0), wrt=nnx.Param)
     grads = nnx.grad(lambda m: 0.0 * jnp.sum(m.kernel[...]))(model)
     with jax.numpy_dtype_promotion("standard"):
         optimizer.update(model, grads)
-    np.testing.assert_array_equal(model.kernel[...], 0)
-    np.testing.assert_array_equal(model.bias[...], bias)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    np.testing.assert_array_equal(after["kernel"], 0)
+    np.testing.assert_array_equal(after["bias"], before["bias"])
