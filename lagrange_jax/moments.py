@@ -1,0 +1,329 @@
+r"""Streaming moments: all that a least-squares head needs to know of the data.
+
+For features $\phi_n \in R^d$, targets $t_n \in R^k$ and weights $a_n \ge 0$ with
+total $N = \sum_n a_n$, the means, the covariance $S$ of the features, the
+covariance $R$ of features with targets, and the variances of the targets. They
+form a monoid under `merge_moments`, so that batches, masks, shards and hosts are
+one and the same operation. All moments are centred and divided by $N$, which keeps
+float32 accurate when the means are large.
+
+References:
+  T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise
+  algorithm for computing sample variances", 1979.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
+
+__all__ = [
+    "Moments",
+    "all_reduce_moments",
+    "compute_moments",
+    "init_moments",
+    "merge_moments",
+    "update_moments",
+]
+
+# Rows that are centred and multiplied while they are still in the cache.
+BLOCK_ROWS = 1024
+# Columns of one strip of a symmetric product: wide enough for the matrix unit to
+# be busy, narrow enough that skipping the lower triangle pays.
+STRIP_COLUMNS = 128
+
+
+class Moments(NamedTuple):
+    """Weighted means and covariances of features and targets.
+
+    The means are kept relative to an origin near the data, so that a mean of 1e4
+    keeps digits that float32 could not hold; `mean_x` and `mean_t` add the two up.
+
+    Attributes:
+      count: total weight N (the number of examples, if all weights are one).
+      origin_x: a point near the features.
+      origin_t: a point near the targets.
+      offset_x: mean of the features, minus `origin_x`.
+      offset_t: mean of the targets, minus `origin_t`.
+      cov_xx: covariance of the features, divided by N.
+      cov_xt: covariance of features and targets, divided by N.
+      var_t: variance of each target, divided by N.
+    """
+
+    count: Float[Array, ""]
+    origin_x: Float[Array, " d"]
+    origin_t: Float[Array, " k"]
+    offset_x: Float[Array, " d"]
+    offset_t: Float[Array, " k"]
+    cov_xx: Float[Array, "d d"]
+    cov_xt: Float[Array, "d k"]
+    var_t: Float[Array, " k"]
+
+    @property
+    def mean_x(self) -> Float[Array, " d"]:
+        """Mean of the features."""
+        return self.origin_x + self.offset_x
+
+    @property
+    def mean_t(self) -> Float[Array, " k"]:
+        """Mean of the targets."""
+        return self.origin_t + self.offset_t
+
+
+def init_moments(d: int, k: int, dtype: DTypeLike = jnp.float32) -> Moments:
+    """Returns the moments of no data: the neutral element of `merge_moments`."""
+    x, t = jnp.zeros(d, dtype), jnp.zeros(k, dtype)
+    square, cross = jnp.zeros((d, d), dtype), jnp.zeros((d, k), dtype)
+    return Moments(jnp.zeros((), dtype), x, t, x, t, square, cross, t)
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Returns the moments of the union of two data sets (Chan's update).
+
+    Args:
+      a: moments of the first data set, which may be empty.
+      b: moments of the second data set, of the same shapes.
+
+    Returns:
+      Moments as if they had been computed of both data sets at once.
+    """
+    count = a.count + b.count
+    share = b.count / jnp.where(count > 0, count, 1)
+    between = share * (1 - share)
+    empty = a.count == 0
+    origin_x = jnp.where(empty, b.origin_x, a.origin_x)
+    origin_t = jnp.where(empty, b.origin_t, a.origin_t)
+    a_x, a_t = _offsets_from(a, origin_x, origin_t)
+    b_x, b_t = _offsets_from(b, origin_x, origin_t)
+    step_x, step_t = b_x - a_x, b_t - a_t
+
+    def mix(u, v, outer):
+        return u + share * (v - u) + between * outer
+
+    return Moments(
+        count,
+        origin_x,
+        origin_t,
+        a_x + share * step_x,
+        a_t + share * step_t,
+        mix(a.cov_xx, b.cov_xx, jnp.outer(step_x, step_x)),
+        mix(a.cov_xt, b.cov_xt, jnp.outer(step_x, step_t)),
+        mix(a.var_t, b.var_t, step_t**2),
+    )
+
+
+def _offsets_from(moments, origin_x, origin_t):
+    """Means relative to another origin; the difference of near origins is exact."""
+    x = (moments.origin_x - origin_x) + moments.offset_x
+    t = (moments.origin_t - origin_t) + moments.offset_t
+    return x, t
+
+
+def update_moments(
+    moments: Moments,
+    features: Float[Array, "n d"],
+    targets: Float[Array, "n k"],
+    weights: Float[Array, " n"] | None = None,
+) -> Moments:
+    """Returns `moments` with one more batch taken into account.
+
+    Args:
+      moments: the moments so far; `init_moments` to begin with.
+      features: head inputs of the batch.
+      targets: targets of the batch.
+      weights: non-negative example weights; None means all ones.
+
+    Returns:
+      The moments of all data seen so far.
+    """
+    return merge_moments(moments, compute_moments(features, targets, weights))
+
+
+def all_reduce_moments(moments: Moments, axis_name: str) -> Moments:
+    """Merges the moments of all shards along a mapped mesh axis.
+
+    To be called inside `jax.shard_map` or `jax.vmap(axis_name=...)`. What moves
+    between devices is the moments, O(d^2 + d k) numbers, and never the features.
+
+    Args:
+      moments: this shard's moments.
+      axis_name: name of the mapped axis.
+
+    Returns:
+      The moments of the whole data set, the same on every shard.
+    """
+    count = lax.psum(moments.count, axis_name)
+    share = moments.count / jnp.where(count > 0, count, 1)
+    total = lambda value: lax.psum(share * value, axis_name)  # noqa: E731
+    origin_x, origin_t = total(moments.origin_x), total(moments.origin_t)
+    x, t = _offsets_from(moments, origin_x, origin_t)
+    offset_x, offset_t = total(x), total(t)
+    step_x, step_t = x - offset_x, t - offset_t
+    return Moments(
+        count,
+        origin_x,
+        origin_t,
+        offset_x,
+        offset_t,
+        total(moments.cov_xx + jnp.outer(step_x, step_x)),
+        total(moments.cov_xt + jnp.outer(step_x, step_t)),
+        total(moments.var_t + step_t**2),
+    )
+
+
+def compute_moments(
+    features: Float[Array, "n d"],
+    targets: Float[Array, "n k"],
+    weights: Float[Array, " n"] | None = None,
+) -> Moments:
+    r"""Returns the moments of one array pair in a single pass over blocks of rows.
+
+    Each block is centred and multiplied while it is in the cache, so there is no
+    centred copy of the features. Only the upper triangle of the symmetric product
+    is formed. Rows of weight zero are never looked at: they may hold NaN.
+
+    The derivative is written by hand from
+    $dS = \frac{1}{N} \sum_n a_n (d\phi_n \tilde\phi_n^T + \tilde\phi_n d\phi_n^T)$ with
+    centred $\tilde\phi_n$, and costs one product of the size of the forward pass.
+
+    Args:
+      features: head inputs. Half precision is accumulated in float32.
+      targets: targets, one column an output.
+      weights: non-negative example weights; None means all ones.
+
+    Returns:
+      The `Moments`; all zero when the total weight is zero.
+
+    Raises:
+      ValueError: if ranks or lengths do not agree, or there are no rows.
+    """
+    _check_shapes(features, targets, weights)
+    dtype = _accumulation_dtype(features, targets)
+    features, targets = features.astype(dtype), targets.astype(dtype)
+    if weights is not None:
+        weights = weights.astype(dtype)
+        used = (weights > 0)[:, None]
+        features = jnp.where(used, features, jnp.zeros((), dtype))
+        targets = jnp.where(used, targets, jnp.zeros((), dtype))
+    return _moments(features, targets, weights)
+
+
+def _accumulation_dtype(*arrays):
+    """Double precision if any array has it, else float32, also for halves."""
+    return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
+
+
+def _check_shapes(features, targets, weights):
+    if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
+        raise ValueError(
+            "expected features [n, d] and targets [n, k] with the same n; got "
+            f"features {features.shape} and targets {targets.shape}. A single output "
+            "needs targets[:, None]."
+        )
+    if len(features) == 0:
+        raise ValueError("expected at least one example; got an empty batch.")
+    if weights is not None and weights.shape != features.shape[:1]:
+        raise ValueError(
+            f"expected weights of shape {features.shape[:1]}, one an example; got "
+            f"{weights.shape}."
+        )
+
+
+@jax.custom_vjp
+def _moments(features, targets, weights):
+    n, d = features.shape
+    origin_x, origin_t = _origin(features, weights), _origin(targets, weights)
+
+    def block_sums(start, size):
+        take = lambda a: lax.dynamic_slice_in_dim(a, start, size)  # noqa: E731
+        x, t, a = jax.tree.map(take, (features, targets, weights))
+        return _sums(x - origin_x[None], t - origin_t[None], a)
+
+    def step(i, sums):
+        return jax.tree.map(
+            jnp.add, sums, block_sums(first + i * BLOCK_ROWS, BLOCK_ROWS)
+        )
+
+    first = n % BLOCK_ROWS or BLOCK_ROWS
+    sums = block_sums(0, first)
+    if n > first:
+        sums = lax.fori_loop(0, (n - first) // BLOCK_ROWS, step, sums)
+    count, sum_x, sum_t, products, squares = sums
+    scale = 1 / jnp.where(count > 0, count, 1)
+    x, t = scale * sum_x, scale * sum_t
+    upper = jnp.triu(scale * products[:, :d] - jnp.outer(x, x))
+    return Moments(
+        count,
+        origin_x,
+        origin_t,
+        x,
+        t,
+        cov_xx=upper + jnp.triu(upper, 1).T,
+        cov_xt=scale * products[:, d:] - jnp.outer(x, t),
+        var_t=scale * squares - t**2,
+    )
+
+
+def _origin(rows, weights):
+    """Mean of some rows that count: near the data, wherever the weights are."""
+    some = rows[:: -(-len(rows) // BLOCK_ROWS)]
+    if weights is None:
+        return some.mean(0)
+    share = weights[:: -(-len(rows) // BLOCK_ROWS)]
+    total = share.sum()
+    mean = (share @ some) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, mean, rows[jnp.argmax(weights)])
+
+
+def _sums(x, t, weights):
+    """Sums over one block; only the upper triangle of x^T x is formed."""
+    ones = jnp.ones(len(x), x.dtype) if weights is None else weights
+    a = x if weights is None else weights[:, None] * x
+    products = _upper_product(a, jnp.concatenate([x, t], axis=1))
+    return ones.sum(), _dot(ones, x), _dot(ones, t), products, _dot(ones, t**2)
+
+
+def _upper_product(a, b):
+    """Returns a^T b with blocks below the diagonal left at zero, strip by strip."""
+    d = a.shape[1]
+    width = STRIP_COLUMNS if d >= 2 * STRIP_COLUMNS else d
+    strips = [
+        jnp.pad(_dot(a[:, i : i + width].T, b[:, i:]), ((0, 0), (i, 0)))
+        for i in range(0, d, width)
+    ]
+    return jnp.concatenate(strips)
+
+
+def _dot(a, b):
+    return jnp.dot(a, b, precision="highest")
+
+
+def _moments_forward(features, targets, weights):
+    moments = _moments(features, targets, weights)
+    return moments, (features, targets, weights, moments)
+
+
+def _moments_backward(residuals, bar):
+    features, targets, weights, moments = residuals
+    # Origins are constants: a mean moves with its offset.
+    x, t = features - moments.mean_x[None], targets - moments.mean_t[None]
+    x_bar = _dot(x, bar.cov_xx + bar.cov_xx.T) + _dot(t, bar.cov_xt.T)
+    t_bar = _dot(x, bar.cov_xt) + 2 * t * bar.var_t[None]
+    scale = 1 / jnp.where(moments.count > 0, moments.count, 1)
+    x_grad, t_grad = x_bar + bar.offset_x[None], t_bar + bar.offset_t[None]
+    if weights is None:
+        return scale * x_grad, scale * t_grad, None
+    constant = sum(
+        jnp.vdot(getattr(bar, name), getattr(moments, name), precision="highest")
+        for name in ("cov_xx", "cov_xt", "var_t")
+    )
+    quadratic = ((x * x_bar).sum(1) + (t * t_bar).sum(1)) / 2
+    linear = _dot(x, bar.offset_x) + _dot(t, bar.offset_t)
+    weights_bar = bar.count + scale * (quadratic + linear - constant)
+    share = scale * weights[:, None]
+    return share * x_grad, share * t_grad, weights_bar
+
+
+_moments.defvjp(_moments_forward, _moments_backward)
