@@ -25,7 +25,7 @@ VALUES = {
 KINDS = pytest.mark.parametrize("kind", ["l1", "l2", "net"])
 
 
-def dictionary(key, dtype=jnp.float32):
+def dictionary(key, dtype=jnp.float32) -> Any:
     keys = iter(jax.random.split(key, 4))
     return {
         name: {
