@@ -130,14 +130,32 @@ def add_elastic_net_penalty(
 def l2_penalty(
     params: Any, strength: PyTree[ArrayLike], mask: Mask | None = None
 ) -> Float[Array, ""]:
-    r"""Returns :math:`\tfrac12 s \sum_i w_i^2` over the selected parameters."""
+    r"""Returns :math:`\tfrac12 s \sum_i w_i^2` over the selected parameters.
+
+    Args:
+      params: the parameters.
+      strength: :math:`s`; a number, or a tree of numbers that is a prefix of `params`.
+      mask: which parameters are penalised; None for all of them.
+
+    Returns:
+      A scalar in float32, or float64 where a parameter is.
+    """
     return elastic_net_penalty(params, 0.0, strength, mask)
 
 
 def l1_penalty(
     params: Any, strength: PyTree[ArrayLike], mask: Mask | None = None
 ) -> Float[Array, ""]:
-    r"""Returns :math:`s \sum_i |w_i|` over the selected parameters."""
+    r"""Returns :math:`s \sum_i |w_i|` over the selected parameters.
+
+    Args:
+      params: the parameters.
+      strength: :math:`s`; a number, or a tree of numbers that is a prefix of `params`.
+      mask: which parameters are penalised; None for all of them.
+
+    Returns:
+      A scalar in float32, or float64 where a parameter is.
+    """
     return elastic_net_penalty(params, strength, 0.0, mask)
 
 
@@ -150,8 +168,16 @@ def elastic_net_penalty(
     r"""Returns :math:`s_1 \sum_i |w_i| + \tfrac12 s_2 \sum_i w_i^2`.
 
     The value that `add_elastic_net_penalty` and the proximal forms minimise beside the
-    data loss, for reporting; in float32, or float64 where a parameter is. Its gradient
-    is what `add_elastic_net_penalty` adds.
+    data loss, for reporting. Its gradient is what `add_elastic_net_penalty` adds.
+
+    Args:
+      params: the parameters.
+      strength_l1: :math:`s_1`; a number, or a tree that is a prefix of `params`.
+      strength_l2: :math:`s_2`, likewise.
+      mask: which parameters are penalised; None for all of them.
+
+    Returns:
+      A scalar in float32, or float64 where a parameter is.
     """
 
     def value(zero: jax.Array, w: jax.Array, s1: jax.Array, s2: jax.Array) -> jax.Array:
@@ -175,9 +201,9 @@ def penalize(
 
     def init(params: optax.Params) -> optax.OptState:
         del params
-        return (
-            PenaltyState(jnp.zeros((), jnp.int32)) if scheduled else optax.EmptyState()
-        )
+        if not scheduled:
+            return optax.EmptyState()
+        return PenaltyState(jnp.zeros((), jnp.int32))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
