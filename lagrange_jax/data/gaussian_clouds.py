@@ -43,7 +43,8 @@ def gaussian_clouds(
       ValueError: `num_examples` or `dimension` is below 1.
 
     References:
-      Regularization strength against data set size, LU-TP 22-30, 2022, section 3.2.
+      R. Sjöo, Investigating Relations between Regularization and Weight
+      Initialization in Artificial Neural Networks, LU-TP 22-30, 2022, section 3.2.
     """
     if num_examples < 1 or dimension < 1:
         raise ValueError(

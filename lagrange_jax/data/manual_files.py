@@ -31,7 +31,9 @@ def find_manual_dir(
     """
     named = manual_dir or os.environ.get(DATA_VARIABLE)
     if not named:
-        raise FileNotFoundError(f"No folder with {name} is named. {instructions}")
+        raise FileNotFoundError(
+            f"No folder with the {name} files is named. {instructions}"
+        )
     directory = Path(named).expanduser()
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a folder. {instructions}")
