@@ -1,0 +1,154 @@
+"""Run folders: what was run, with what, and what came out, safe against a stop.
+
+A folder holds `config.json`, `environment.json`, `rows.jsonl` (one result a line, in
+the order they were finished) and `arrays.npz` (named arrays of any row). A row is
+written after its arrays, so a row that is there is whole.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = [
+    "append_row",
+    "open_run",
+    "read_arrays",
+    "read_config",
+    "read_rows",
+    "save_arrays",
+]
+
+Folder = str | os.PathLike
+
+
+def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Readers see the old file or the new one, never half of it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    _write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _cores() -> int | None:
+    """Cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "lagrange-jax")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": _cores(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+    }
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def open_run(folder: Folder, config: Any) -> Path:
+    """Makes a run folder, or opens one that the same configuration started.
+
+    Args:
+      folder: where the run is recorded.
+      config: a dataclass of numbers, strings and tuples of them.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: the folder holds rows of another configuration.
+    """
+    path, new = Path(folder), _plain(config)
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / "config.json").exists():
+        old = read_config(path)
+        changed = [
+            f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if changed and read_rows(path):
+            raise ValueError(
+                f"{folder} holds rows of another configuration: {'; '.join(changed)}. "
+                "Give the old values to resume it, or another folder with --out."
+            )
+    _write_json(path / "config.json", new)
+    _write_json(path / "environment.json", _environment())
+    return path
+
+
+def read_config(folder: Folder) -> dict[str, Any]:
+    """Returns the recorded configuration as plain JSON values."""
+    return json.loads((Path(folder) / "config.json").read_text())
+
+
+def read_rows(folder: Folder) -> list[dict[str, Any]]:
+    """Returns the finished rows; a last line cut short by a stop does not count."""
+    path = Path(folder) / "rows.jsonl"
+    if not path.exists():
+        return []
+    *whole, _cut = path.read_text().split("\n")
+    return [json.loads(line) for line in whole]
+
+
+def append_row(folder: Folder, row: Mapping[str, Any]) -> None:
+    """Adds one finished result, on disk before this returns."""
+    path = Path(folder) / "rows.jsonl"
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1] + json.dumps(row) + "\n"
+    _write_atomically(path, lambda file: file.write(whole.encode()))
+
+
+def read_arrays(folder: Folder) -> dict[str, np.ndarray]:
+    """Returns all recorded arrays by name."""
+    path = Path(folder) / "arrays.npz"
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        return dict(file)
+
+
+def save_arrays(folder: Folder, **arrays: Any) -> None:
+    """Adds arrays to the record, replacing those of the same names."""
+    merged: dict[str, Any] = {**read_arrays(folder), **arrays}
+    _write_atomically(
+        Path(folder) / "arrays.npz", lambda file: np.savez_compressed(file, **merged)
+    )
