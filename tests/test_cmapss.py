@@ -139,6 +139,7 @@ def test_training_windows_and_lives(subset, load):
     splits = load(subset)
     num_rows, num_units = COUNTS[subset][:2]
     train, validation = splits.train, splits.validation
+    assert train.inputs.flags.c_contiguous
     assert len(train.inputs) + len(validation.inputs) == num_rows - 29 * num_units
     train_units, validation_units = (
         np.unique(train.groups),
@@ -335,6 +336,10 @@ def missing_cycle(texts):
     del texts["train_FD001.txt"][3]
 
 
+def missing_test_cycle(texts):
+    del texts["test_FD001.txt"][1]
+
+
 def missing_unit(texts):
     del texts["train_FD001.txt"][6:11]
 
@@ -379,6 +384,7 @@ def changed_value(texts):
         (blank_line, r"train_FD001.txt, line 5: 0 columns, expected 26"),
         (no_line, r"train_FD001.txt, line 1: 0 columns, expected 26"),
         (missing_cycle, r"train_FD001.txt, line 4: unit 1 cycle 5 follows unit 1 cy"),
+        (missing_test_cycle, r"test_FD001.txt, line 2: unit 1 cycle 3 follows unit 1"),
         (missing_unit, r"train_FD001.txt, line 7: unit 3 cycle 1 follows unit 1 cycle"),
         (moved_rows, r"train_FD001.txt, line 12: unit 4 cycle 1 follows unit 2 cycle"),
         (moved_unit, r"test_FD001.txt, line 6: unit 3 has no line in RUL_FD001.txt"),

@@ -74,7 +74,9 @@ def _to_dataset(
         targets.append(engine.rul + np.arange(len(some))[::-1])
         groups.append(np.full(len(some), engine.unit, np.int32))
     rul = np.minimum(np.concatenate(targets), rul_cap).astype(np.float32)
-    return Dataset(np.concatenate(inputs), rul, np.concatenate(groups))
+    # `concatenate` would keep the memory order of the views.
+    joined = np.ascontiguousarray(np.concatenate(inputs))
+    return Dataset(joined, rul, np.concatenate(groups))
 
 
 def _check_options(
@@ -89,7 +91,7 @@ def _check_options(
     if not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be in (0, 1), got {fraction}.")
     known = all(1 <= sensor <= NUM_SENSORS for sensor in sensors)
-    if not (sensors and known and len(set(sensors)) == len(sensors)):
+    if not (known and len(set(sensors)) == len(sensors) > 0):
         raise ValueError(
             f"sensors must be distinct numbers in 1..{NUM_SENSORS}, got {sensors}."
         )
