@@ -74,9 +74,7 @@ def _to_dataset(
         targets.append(engine.rul + np.arange(len(some))[::-1])
         groups.append(np.full(len(some), engine.unit, np.int32))
     rul = np.minimum(np.concatenate(targets), rul_cap).astype(np.float32)
-    # `concatenate` would keep the memory order of the views.
-    joined = np.ascontiguousarray(np.concatenate(inputs))
-    return Dataset(joined, rul, np.concatenate(groups))
+    return Dataset(np.concatenate(inputs), rul, np.concatenate(groups))
 
 
 def _check_options(
