@@ -1,0 +1,329 @@
+r"""The optimal head for squared error, subject to a constraint on its norm.
+
+The bias is free, so $b = m_t - W^T m_\phi$ exactly, and what is left is a quadratic
+over a sphere. A point of the sphere is a *global* minimiser if and only if some
+multiplier gives $(S + \mu I) w = r$ with $S + \mu I \succeq 0$; that is one root of
+the secular equation for each output.
+
+**Hard case.** Where $r$ has no part in the bottom eigenspace of $S$ (dead or
+constant features, fewer examples than features, one-hot inputs) the minimisers form
+a sphere. We add $256\,\epsilon \|r\|$ along a tie-break kernel to $r$: no branch and
+no tolerance, and the free part becomes the projection of that kernel on the bottom
+eigenspace, which does not depend on the eigenvectors the library happened to pick.
+
+References:
+  W. Gander, G. H. Golub, U. von Matt, "A constrained eigenvalue problem", Linear
+  Algebra Appl. 114/115, 1989.
+  J. J. Moré, D. C. Sorensen, "Computing a trust region step", 1983.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lagrange_jax.constraints import Relation, require_norm, require_relation
+from lagrange_jax.moments import Moments
+from lagrange_jax.secular import solve_secular
+from lagrange_jax.solution import HeadSolution, Status, stationarity
+from lagrange_jax.spectrum import Spectrum, decompose, rank_tolerance
+
+__all__ = ["solve_least_squares", "solve_spectrum"]
+
+# Size of the tie-break relative to rounding. Large enough to beat the rounding
+# noise of r in the bottom eigenspace (the free part follows the tie-break to
+# 0.9998 in float32), small enough to cost 3e-9 of the target's variance.
+TIE_BREAK = 256
+# In units of eps: rounding of a norm over a thousand entries, with room to spare,
+NORM_TOLERANCE = 64
+# and the tie-break's own residual, with room for the rounding of the products.
+STATIONARITY_TOLERANCE = 8 * TIE_BREAK
+
+
+@partial(jax.jit, static_argnames=("relation", "exact", "use_bias"))
+def solve_least_squares(
+    moments: Moments,
+    norm_sq: Float[Array, "*k"] | float,
+    *,
+    relation: Relation = "equality",
+    exact: bool = False,
+    use_bias: bool = True,
+    tie_break: Float[Array, "d k"] | None = None,
+) -> HeadSolution:
+    r"""Solves for the globally optimal head under a norm constraint.
+
+    .. math:: \min_{W, b} \frac1N \sum_n a_n \|W^T \phi_n + b - t_n\|^2
+              \quad\text{s.t.}\quad \|w_j\|^2 = c_j
+              \text{ (or } \le c_j), \text{ or } \|W\|_F^2 = c.
+
+    Jittable and vmappable over every array. Differentiable once in reverse mode, in
+    the moments (hence in features, targets and example weights) and in the norm, by
+    implicit differentiation of the KKT system: right at repeated eigenvalues too.
+
+    Args:
+      moments: statistics of features and targets.
+      norm_sq: $c > 0$. Shape `[k]`: one sphere an output; `[]`: one for the kernel.
+      relation: `"equality"`, or `"at_most"` for a ball, whose interior solution is
+        the minimum-norm unconstrained one.
+      exact: measure a column by $w^T S w \,/\, (\mathrm{tr} S / d)$ instead of
+        $\|w\|^2$. The multiplier then belongs to $(1 + \mu) S w = r$.
+      use_bias: whether the head has a bias.
+      tie_break: a kernel whose projection fills what the data leave free; the
+        model's own random kernel, as a rule. None: a fixed random one.
+
+    Returns:
+      The `HeadSolution`. Check `status`, or call `check`, before using the kernel.
+
+    Raises:
+      ValueError: if the shapes of moments, norm and tie-break do not agree, or a
+        norm that is known while tracing is not positive.
+    """
+    spectrum = decompose(moments, use_bias=use_bias)
+    return solve_spectrum(
+        spectrum, norm_sq, relation=relation, exact=exact, tie_break=tie_break
+    )
+
+
+def solve_spectrum(
+    spectrum: Spectrum,
+    norm_sq: Float[Array, "*k"] | float,
+    *,
+    relation: Relation = "equality",
+    exact: bool = False,
+    tie_break: Float[Array, "d k"] | None = None,
+) -> HeadSolution:
+    """Solves as `solve_least_squares` does, from an existing eigendecomposition.
+
+    Use it to try many norms on the same data at the cost of one `eigh`. Arguments,
+    result and errors are those of `solve_least_squares`.
+    """
+    shape, dtype = spectrum.projections.shape, spectrum.projections.dtype
+    require_relation(relation)
+    norm_sq = require_norm(norm_sq, shape[1]).astype(dtype)
+    # Per-output quantities are rows [1, k], global ones [1, 1]; both broadcast.
+    wanted = norm_sq.reshape(1, -1)
+    usable = jnp.isfinite(wanted) & (wanted > 0)
+    wanted = jnp.where(usable, wanted, 1)
+    tie_break = _tie_break(tie_break, shape, dtype)
+    solve = _on_ellipsoid if exact else _on_sphere
+    kernel, multiplier, is_met, is_hard_case = solve(
+        spectrum, wanted, relation, tie_break
+    )
+    reached = _norm_sq(spectrum, kernel, wanted, exact)
+    rows = dict(
+        multiplier=multiplier,
+        norm_sq=reached,
+        norm_error=jnp.where(is_met, jnp.abs(reached / wanted - 1), 0),
+        is_hard_case=is_hard_case,
+        **_certificate(spectrum, kernel, multiplier, wanted, exact),
+    )
+    return HeadSolution(
+        kernel=kernel,
+        bias=spectrum.mean_t - _dot(spectrum.mean_x, kernel),
+        objective=_objective(spectrum, kernel),
+        status=_status(spectrum, usable, rows),
+        **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
+    )
+
+
+def _tie_break(kernel, shape, dtype):
+    """The tie-break with unit columns; a zero column is replaced by a random one."""
+    default = jax.random.normal(jax.random.key(0), shape, dtype)
+    if kernel is None:
+        kernel = default
+    if kernel.shape != shape:
+        raise ValueError(
+            f"expected a tie-break kernel of shape {shape} (features, outputs); got "
+            f"{kernel.shape}."
+        )
+    kernel = lax.stop_gradient(kernel).astype(dtype)
+    kernel = jnp.where(jnp.any(kernel != 0, axis=0, keepdims=True), kernel, default)
+    return kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+
+
+def _on_sphere(spectrum, norm_sq, relation, tie_break):
+    """Minimiser on (or in) the sphere: kernel, multiplier, is_met, is_hard_case."""
+    frozen, wanted = lax.stop_gradient((spectrum, norm_sq))
+    s, basis, projections = frozen.eigenvalues, frozen.eigenvectors, frozen.projections
+    eps = jnp.finfo(s.dtype).eps
+    load = _length(projections, wanted)
+    size = TIE_BREAK * eps * jnp.where(load > 0, load, 1)
+    loads = projections + size * _dot(basis.T, tie_break)
+    gaps = s - s[0]
+    theta = solve_secular(gaps, loads, wanted)
+    inverse = 1 / (gaps[:, None] + theta)
+    coordinates, multiplier = loads * inverse, theta - s[0]
+    is_met = jnp.full(wanted.shape, True)
+    is_hard_case = _length(projections * inverse, wanted) ** 2 < wanted * (1 - eps**0.5)
+    if relation == "at_most":
+        inner_inverse = _pseudo_inverse(s)[:, None]
+        inner = projections * inner_inverse
+        is_met = _length(inner, wanted) ** 2 > wanted
+        coordinates = jnp.where(is_met, coordinates, inner)
+        inverse = jnp.where(is_met, inverse, inner_inverse)
+        multiplier = jnp.where(is_met, multiplier, 0)
+    kernel = _dot(basis, coordinates)
+    length = _length(kernel, wanted)
+    kernel = kernel * jnp.where(is_met, jnp.sqrt(wanted) / length, 1)
+    kernel, multiplier = _differentiable(
+        (spectrum.covariance, spectrum.cross, norm_sq),
+        (kernel, multiplier),
+        (basis, inverse, is_met),
+    )
+    return kernel, multiplier, is_met, is_met & is_hard_case
+
+
+def _on_ellipsoid(spectrum, norm_sq, relation, tie_break):
+    """Minimiser with the wanted output variance: the free solution, rescaled."""
+    frozen = lax.stop_gradient(spectrum)
+    inverse = _pseudo_inverse(frozen.eigenvalues)[:, None]
+    kernel = _dot(frozen.eigenvectors, frozen.projections * inverse)
+    zero = jnp.zeros_like(norm_sq)
+    kernel, _ = _differentiable(
+        (spectrum.covariance, spectrum.cross, norm_sq),
+        (kernel, zero),
+        (frozen.eigenvectors, inverse, zero > 0),
+    )
+    length = _norm_sq(spectrum, kernel, norm_sq, exact=True)
+    is_empty = length == 0
+    kernel = jnp.where(is_empty, tie_break, kernel)
+    length = jnp.where(
+        is_empty, _norm_sq(spectrum, tie_break, norm_sq, exact=True), length
+    )
+    scale = jnp.sqrt(norm_sq / length)
+    is_met = jnp.full(norm_sq.shape, True)
+    if relation == "at_most":
+        is_met, scale = scale < 1, jnp.where(is_empty, 0, jnp.minimum(scale, 1))
+    multiplier = _mean_variance(spectrum) * (1 / jnp.where(scale > 0, scale, 1) - 1)
+    return scale * kernel, multiplier, is_met, is_met & is_empty
+
+
+@jax.custom_vjp
+def _differentiable(data, point, factors):
+    r"""Gives (kernel, multiplier) its derivative in the data of the KKT system.
+
+    With $A = S + \mu I$ and its inverse known from the forward pass, the cotangent
+    $(\bar w, \bar\mu)$ is pulled back through $[[A, w], [w^T, 0]]$ to $(z, \nu)$; then
+    $\bar r = z$, $\bar S = -\mathrm{sym}(z w^T)$ and $\bar c = \nu / 2$. Nothing is
+    differentiated through `eigh`.
+    """
+    del data, factors
+    return point
+
+
+def _forward(data, point, factors):
+    return point, (data[-1], point, factors)
+
+
+def _backward(residuals, cotangent):
+    norm_sq, (kernel, multiplier), (basis, inverse, is_met) = residuals
+    kernel_bar, multiplier_bar = cotangent
+    u, v = _dot(basis.T, kernel), _dot(basis.T, kernel_bar)
+    curvature = _sum(u * inverse * u, norm_sq)
+    slope = _sum(u * inverse * v, norm_sq) - multiplier_bar
+    nu = jnp.where(is_met, slope / jnp.where(curvature > 0, curvature, 1), 0)
+    z = _dot(basis, inverse * (v - nu * u))
+    outer = _dot(z, kernel.T)
+    data_bar = -(outer + outer.T) / 2, z, nu / 2
+    point_bar = jnp.zeros_like(kernel), jnp.zeros_like(multiplier)
+    return data_bar, point_bar, (jnp.zeros_like(basis), jnp.zeros_like(inverse), None)
+
+
+_differentiable.defvjp(_forward, _backward)
+
+
+def _certificate(spectrum, kernel, multiplier, norm_sq, exact):
+    r"""KKT residual, second-order condition, and a bound on the distance to optimal.
+
+    For any $w$ on the sphere, $\rho = r - (S + \mu I) w$ and $s_1$ the smallest
+    eigenvalue, $f(w) - f^* \le 4 \sqrt c \|\rho\| + 4 c \max(0, -(s_1 + \mu))$. What
+    rounding may hide in $\rho$ and $s_1$ is added.
+    """
+    spectrum, kernel, multiplier, norm_sq = lax.stop_gradient(
+        (spectrum, kernel, multiplier, norm_sq)
+    )
+    s, cross = spectrum.eigenvalues, spectrum.cross
+    metric_kernel, curvature, stretch = kernel, s[0] + multiplier, 1.0
+    if exact:
+        variance = _mean_variance(spectrum)
+        metric_kernel = _dot(spectrum.covariance, kernel) / variance
+        curvature = variance + multiplier
+        stretch = jnp.sqrt(variance * jnp.max(_pseudo_inverse(s)))
+    residual = stationarity(
+        spectrum.covariance, cross, kernel, multiplier, metric_kernel
+    )
+    top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
+    size = _length(cross, norm_sq) + top * _length(kernel, norm_sq)
+    noise = 2 * jnp.finfo(s.dtype).eps * len(s) ** 0.5
+    distance = stretch * (_length(residual, norm_sq) + noise * size)
+    defect = jnp.maximum(noise * top - curvature, 0)
+    relative = _length(residual, norm_sq) / jnp.where(size > 0, size, 1)
+    return dict(
+        stationarity=relative,
+        gap_bound=4 * jnp.sqrt(norm_sq) * distance + 4 * norm_sq * defect,
+        is_global=curvature >= -noise * top,
+    )
+
+
+def _objective(spectrum, kernel):
+    product = _dot(spectrum.covariance, kernel)
+    return spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
+
+
+def _status(spectrum, usable, rows):
+    """The first thing that went wrong, in the order in which causes make effects."""
+    finite = lambda *arrays: jnp.isfinite(jnp.stack([jnp.sum(a) for a in arrays])).all()  # noqa: E731
+    eps = jnp.finfo(spectrum.projections.dtype).eps
+    solved = (rows["norm_error"] <= NORM_TOLERANCE * eps) & (
+        rows["stationarity"] <= STATIONARITY_TOLERANCE * eps
+    )
+    failures = {
+        Status.NO_DATA: spectrum.count <= 0,
+        Status.NONFINITE_FEATURES: ~finite(spectrum.covariance, spectrum.mean_x),
+        Status.NONFINITE_TARGETS: ~finite(spectrum.cross, spectrum.variance),
+        Status.INVALID_NORM: ~usable.all(),
+        Status.NOT_CONVERGED: ~solved.all(),
+    }
+    codes = [jnp.int32(code) for code in failures]
+    return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
+
+
+def _mean_variance(spectrum):
+    return jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
+
+
+def _pseudo_inverse(eigenvalues):
+    kept = eigenvalues > rank_tolerance(eigenvalues)
+    return jnp.where(kept, 1 / jnp.where(kept, eigenvalues, 1), 0)
+
+
+def _norm_sq(spectrum, kernel, like, exact):
+    """Squared norm in the constraint's metric, of the shape of `like`."""
+    if not exact:
+        return _length(kernel, like) ** 2
+    product = kernel * _dot(spectrum.covariance, kernel)
+    return _sum(product, like) / _mean_variance(spectrum)
+
+
+def _length(array, like):
+    """Length of each column, or of all together, as a row of the shape of `like`."""
+    largest = jnp.max(jnp.abs(array), axis=_axes(array, like), keepdims=True)
+    largest = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    squares = _sum((array / largest) ** 2, like)
+    # The square root has no derivative at zero; the length of nothing is constant.
+    root = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return largest * root
+
+
+def _sum(array, like):
+    return array.sum(_axes(array, like), keepdims=True)
+
+
+def _axes(array, like):
+    return 0 if like.shape[1] == array.shape[1] else (0, 1)
+
+
+def _dot(a, b):
+    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,72 @@
+r"""The secular equation: one scalar root that turns a norm into a multiplier.
+
+For eigenvalue gaps $\delta_i = s_i - s_1 \ge 0$ and projections $p_i$ the norm of
+$w_i = p_i / (\delta_i + \theta)$ falls strictly as $\theta > 0$ grows, so
+$\|w\|^2 = c$ has one root; the multiplier is $\mu = \theta - s_1$. Working with
+$\theta$ instead of $\mu$ keeps the digits that cancel near the pole.
+
+References:
+  W. Gander, "Least squares with a quadratic constraint", Numer. Math. 36, 1981.
+  J. J. Moré, D. C. Sorensen, "Computing a trust region step", SIAM J. Sci. Stat.
+  Comput. 4, 1983.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+__all__ = ["solve_secular"]
+
+# Newton from the guaranteed left bound needed at most 14 steps on 2e5 adversarial
+# problems (eigenvalues and projections over twelve decades), in both precisions.
+NUM_STEPS = 16
+
+
+def solve_secular(
+    gaps: Float[Array, " d"],
+    projections: Float[Array, "d k"],
+    norm_sq: Float[Array, "1 m"],
+) -> Float[Array, "1 m"]:
+    r"""Solves $\sum_i p_{ij}^2 / (\delta_i + \theta_j)^2 = c_j$ for $\theta_j > 0$.
+
+    Newton's method on $\phi^{-1/2} - 1$, concave and increasing, climbs to the
+    root from the left and cannot overshoot: no bracket, no branch, a fixed number
+    of steps.
+
+    Args:
+      gaps: $\delta$, eigenvalues minus the smallest one, ascending from zero.
+      projections: $p$, not all zero in any column; some weight in the bottom
+        eigenspace makes sure that there is a root.
+      norm_sq: $c > 0$; m = k for one equation a column, or m = 1 for a single one
+        whose sum runs over the columns too.
+
+    Returns:
+      $\theta$, of the shape of `norm_sq`.
+    """
+    axes = 0 if norm_sq.shape[1] == projections.shape[1] else (0, 1)
+    largest = jnp.max(jnp.abs(projections), axis=axes, keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1)
+    loads = (projections / largest) ** 2
+    if axes != 0:
+        loads = loads.sum(1, keepdims=True)
+    total = loads.sum(0, keepdims=True)
+    # In this unit the loads add up to one and the wanted norm is one.
+    unit = largest * jnp.sqrt(total / norm_sq)
+    loads, gaps = loads / total, gaps[:, None] / unit
+    step = lambda _, theta: _newton(loads, gaps, theta)  # noqa: E731
+    return unit * lax.fori_loop(0, NUM_STEPS, step, _start(loads, gaps))
+
+
+def _start(loads, gaps):
+    """The best of the d bounds `sum_{i<=j} q_i / (gap_j + theta)^2 <= phi`."""
+    bounds = jnp.sqrt(jnp.cumsum(loads, axis=0)) - gaps
+    smallest = jnp.finfo(loads.dtype).tiny ** 0.25
+    return jnp.maximum(jnp.max(bounds, axis=0, keepdims=True), smallest)
+
+
+def _newton(loads, gaps, theta):
+    inverse = 1 / (gaps + theta)
+    terms = loads * inverse**2
+    phi = terms.sum(0, keepdims=True)
+    slope = (terms * inverse).sum(0, keepdims=True)
+    return theta + phi * (jnp.sqrt(phi) - 1) / slope

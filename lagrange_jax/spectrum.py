@@ -1,0 +1,94 @@
+r"""One eigendecomposition that every norm and every strength shares.
+
+With $S = Q\,\mathrm{diag}(s)\,Q^T$ and $P = Q^T R$ the constrained head, the ridge
+path, degrees of freedom, leave-one-out and evidence are all cheap functions of
+$(s, P)$. Decompose once, ask for as many norms and strengths as you like.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lagrange_jax.moments import Moments
+
+__all__ = ["Spectrum", "decompose", "rank_tolerance"]
+
+
+class Spectrum(NamedTuple):
+    r"""The quadratic problem of a head, in the eigenbasis of its features.
+
+    The problem is to minimise
+    $f(W) = \sum_j v_j - 2 \langle R, W \rangle + \langle W, S W \rangle$.
+    Derivatives flow through `covariance`, `cross`, `variance` and the means;
+    eigenvalues and eigenvectors are constants to automatic differentiation, since
+    their derivatives do not exist where an eigenvalue repeats.
+
+    Attributes:
+      eigenvalues: $s$, ascending.
+      eigenvectors: $Q$, one eigenvector a column.
+      projections: $P = Q^T R$.
+      covariance: $S$; the raw second moment for a head without bias.
+      cross: $R$; likewise.
+      variance: $v$, the mean squared target that a zero kernel leaves over.
+      mean_x: mean of the features; zero for a head without bias.
+      mean_t: mean of the targets; zero for a head without bias.
+      count: total weight N of the examples.
+    """
+
+    eigenvalues: Float[Array, " d"]
+    eigenvectors: Float[Array, "d d"]
+    projections: Float[Array, "d k"]
+    covariance: Float[Array, "d d"]
+    cross: Float[Array, "d k"]
+    variance: Float[Array, " k"]
+    mean_x: Float[Array, " d"]
+    mean_t: Float[Array, " k"]
+    count: Float[Array, ""]
+
+
+def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
+    """Returns the spectrum of the features.
+
+    Args:
+      moments: statistics of features and targets.
+      use_bias: whether the head has a bias. With one, the bias absorbs the means
+        and covariances are centred; without, raw second moments take their place.
+
+    Returns:
+      The `Spectrum`. Where the moments are not finite its arrays are not either.
+    """
+    covariance, cross, variance = moments.cov_xx, moments.cov_xt, moments.var_t
+    mean_x, mean_t = moments.mean_x, moments.mean_t
+    if not use_bias:
+        covariance = covariance + jnp.outer(mean_x, mean_x)
+        cross = cross + jnp.outer(mean_x, mean_t)
+        variance = variance + mean_t**2
+        mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
+    eigenvalues, eigenvectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
+    projections = jnp.dot(
+        eigenvectors.T, lax.stop_gradient(cross), precision=lax.Precision.HIGHEST
+    )
+    return Spectrum(
+        eigenvalues,
+        eigenvectors,
+        projections,
+        covariance,
+        cross,
+        variance,
+        mean_x,
+        mean_t,
+        moments.count,
+    )
+
+
+def rank_tolerance(eigenvalues: Float[Array, " d"]) -> Float[Array, ""]:
+    """Returns the eigenvalue at and below which a direction counts as empty.
+
+    The usual `eps * d * largest`: the rounding error of an eigenvalue. It is used
+    where rank matters (the minimum-norm solution, degrees of freedom); the
+    constrained solution itself needs no such decision.
+    """
+    eps = jnp.finfo(eigenvalues.dtype).eps
+    return eps * eigenvalues.shape[0] * jnp.max(jnp.abs(eigenvalues))
