@@ -1,3 +1,50 @@
-"""Optimal last-layer initialisation and the law of regularisation strength."""
+"""Optimal last-layer initialisation and the law of regularisation strength.
+
+`lagrange_jax.linen` and `lagrange_jax.nnx` make a `Model` of a Flax module;
+`lagrange_jax.data` loads the data sets of the studies. Neither is imported here.
+"""
+
+from jax.nn.initializers import glorot_normal as glorot_normal
+from jax.nn.initializers import glorot_uniform as glorot_uniform
+from jax.nn.initializers import he_normal as he_normal
+from jax.nn.initializers import he_uniform as he_uniform
+from jax.nn.initializers import lecun_normal as lecun_normal
+from jax.nn.initializers import lecun_uniform as lecun_uniform
+from jax.nn.initializers import orthogonal as orthogonal
+
+from lagrange_jax.batches import as_batches as as_batches
+from lagrange_jax.constraints import Constraint as Constraint
+from lagrange_jax.constraints import backward_variance as backward_variance
+from lagrange_jax.constraints import forward_variance as forward_variance
+from lagrange_jax.constraints import glorot_variance as glorot_variance
+from lagrange_jax.constraints import kaiming_variance as kaiming_variance
+from lagrange_jax.constraints import weight_norm as weight_norm
+from lagrange_jax.distributions import negative_mean as negative_mean
+from lagrange_jax.initializers import chain as chain
+from lagrange_jax.initializers import initialize as initialize
+from lagrange_jax.initializers import lagrange as lagrange
+from lagrange_jax.initializers import lsuv as lsuv
+from lagrange_jax.initializers import reinitialize as reinitialize
+from lagrange_jax.least_squares import solve_least_squares as solve_least_squares
+from lagrange_jax.least_squares import solve_spectrum as solve_spectrum
+from lagrange_jax.moments import Moments as Moments
+from lagrange_jax.moments import all_reduce_moments as all_reduce_moments
+from lagrange_jax.moments import compute_moments as compute_moments
+from lagrange_jax.moments import init_moments as init_moments
+from lagrange_jax.moments import merge_moments as merge_moments
+from lagrange_jax.moments import update_moments as update_moments
+from lagrange_jax.params import get_layer as get_layer
+from lagrange_jax.params import set_layer as set_layer
+from lagrange_jax.solution import HeadSolution as HeadSolution
+from lagrange_jax.solution import Status as Status
+from lagrange_jax.solution import check as check
+from lagrange_jax.solution import stationarity as stationarity
+from lagrange_jax.spectrum import Spectrum as Spectrum
+from lagrange_jax.spectrum import decompose as decompose
+from lagrange_jax.types import Batch as Batch
+from lagrange_jax.types import Batches as Batches
+from lagrange_jax.types import InitTransform as InitTransform
+from lagrange_jax.types import Model as Model
+from lagrange_jax.types import Tap as Tap
 
 __version__ = "0.1.0"

@@ -36,6 +36,10 @@ __all__ = ["solve_least_squares", "solve_spectrum"]
 # noise of r in the bottom eigenspace (the free part follows the tie-break to
 # 0.9998 in float32), small enough to cost 3e-9 of the target's variance.
 TIE_BREAK = 256
+# Projections and eigenvalue gaps that rounding alone may produce, in units of eps.
+# Only such projections are perturbed: a weak but real one keeps its sign.
+NOISE = 4
+EQUAL = 4
 # In units of eps: rounding of a norm over a thousand entries, with room to spare,
 NORM_TOLERANCE = 64
 # and the tie-break's own residual, with room for the rounding of the products.
@@ -148,10 +152,12 @@ def _on_sphere(spectrum, norm_sq, relation, tie_break):
     frozen, wanted = lax.stop_gradient((spectrum, norm_sq))
     s, basis, projections = frozen.eigenvalues, frozen.eigenvectors, frozen.projections
     eps = jnp.finfo(s.dtype).eps
+    gaps = jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
     load = _length(projections, wanted)
-    size = TIE_BREAK * eps * jnp.where(load > 0, load, 1)
-    loads = projections + size * _dot(basis.T, tie_break)
-    gaps = s - s[0]
+    load = jnp.where(load > 0, load, 1)
+    is_noise = jnp.abs(projections) <= NOISE * eps * load
+    tie = TIE_BREAK * eps * load * _dot(basis.T, tie_break)
+    loads = jnp.where(is_noise, projections + tie, projections)
     theta = solve_secular(gaps, loads, wanted)
     inverse = 1 / (gaps[:, None] + theta)
     coordinates, multiplier = loads * inverse, theta - s[0]

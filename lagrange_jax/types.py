@@ -49,13 +49,13 @@ class Batches(NamedTuple):
     """Data as a fold, so that arrays and streams are one thing.
 
     Attributes:
-      fold: `fold(step, state) -> state` calls `state = step(state, batch)` for
-        every batch in order: inside a trace for arrays, as a Python loop for a
-        stream.
+      fold: `fold(step, state, *constants) -> state` calls
+        `state = step(state, batch, *constants)` for every batch in order: inside a
+        trace for arrays, as a Python loop of jitted steps for a stream.
       first: the first batch.
     """
 
-    fold: Callable[[Callable[[Any, Batch], Any], Any], Any]
+    fold: Callable[..., Any]
     first: Batch
 
 

@@ -1,0 +1,269 @@
+"""Init transforms: random baselines, LSUV and the Lagrangian head, one type for all.
+
+An `InitTransform` is a pure function `(key, model, variables, batches) ->
+(variables, info)`. `chain` composes them; `initialize` draws the model's own random
+parameters and applies one.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, orthogonal
+
+from lagrange_jax.batches import as_batches, is_arrays
+from lagrange_jax.constraints import Constraint, forward_variance
+from lagrange_jax.least_squares import solve_spectrum
+from lagrange_jax.moments import init_moments, update_moments
+from lagrange_jax.params import get_layer, set_layer
+from lagrange_jax.solution import HeadSolution, Status
+from lagrange_jax.spectrum import decompose
+from lagrange_jax.types import Batch, Batches, InitTransform, Key, Model, Variables
+
+__all__ = ["chain", "initialize", "lagrange", "lsuv", "reinitialize"]
+
+
+def chain(*transforms: InitTransform) -> InitTransform:
+    """Applies init transforms one after the other.
+
+    Args:
+      *transforms: any number of init transforms.
+
+    Returns:
+      An init transform whose info is the tuple of their infos, in order.
+    """
+
+    def init(key, model, variables, batches):
+        infos = []
+        for i, transform in enumerate(transforms):
+            step_key = jax.random.fold_in(key, i)
+            variables, info = transform(step_key, model, variables, batches)
+            infos.append(info)
+        return variables, tuple(infos)
+
+    return init
+
+
+def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTransform:
+    """Draws the kernels of affine layers anew and sets their biases to zero.
+
+    Args:
+      kernel_init: any of `jax.nn.initializers` (`lecun_normal()`, `glorot_normal()`,
+        `he_normal()`, `orthogonal()`) or `negative_mean()`.
+      head_only: whether to touch the head alone instead of every layer in
+        `model.layers`.
+
+    Returns:
+      An init transform without info (None).
+    """
+
+    def init(key, model, variables, batches):
+        del batches
+        paths = (model.head,) if head_only else model.layers
+        for i, path in enumerate(paths):
+            layer = get_layer(variables, path)
+            kernel = layer["kernel"]
+            arrays = {name: jnp.zeros_like(a) for name, a in layer.items()}
+            arrays["kernel"] = kernel_init(
+                jax.random.fold_in(key, i), kernel.shape, kernel.dtype
+            )
+            variables = set_layer(variables, path, **arrays)
+        return variables, None
+
+    return init
+
+
+def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransform:
+    r"""Layer-sequential unit variance.
+
+    Draws orthonormal kernels, then goes through the layers in call order and divides
+    each kernel by the standard deviation of the layer's output on the first batch.
+
+    Args:
+      kernel_init: how the kernels are drawn; None for `orthogonal()`.
+      std: the wanted standard deviation of every layer's output.
+
+    Returns:
+      An init transform; its info holds the standard deviation that each layer had
+      before it was scaled, by path joined with "/".
+
+    References:
+      D. Mishkin, J. Matas, "All you need is a good init", ICLR 2016.
+    """
+    draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
+
+    def init(key, model, variables, batches):
+        first, info = _require(batches, "lsuv").first, {}
+        variables, _ = draw(key, model, variables, batches)
+        for path in model.layers:
+            outputs = model.taps(variables, first.inputs, key)[path].outputs
+            found = _weighted_std(outputs.astype(jnp.float32), first.weights)
+            usable = jnp.isfinite(found) & (found > 0)
+            scale = jnp.where(usable, std / jnp.where(usable, found, 1), 1)
+            kernel = get_layer(variables, path)["kernel"]
+            variables = set_layer(
+                variables, path, kernel=kernel * scale.astype(kernel.dtype)
+            )
+            info["/".join(map(str, path))] = found
+        return variables, info
+
+    return init
+
+
+def _weighted_std(values, weights):
+    if weights is None:
+        return jnp.std(values)
+    weights = weights.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
+    weights = jnp.broadcast_to(weights, values.shape)
+    values = jnp.where(weights > 0, values, 0)
+    mean = jnp.average(values, weights=weights)
+    return jnp.sqrt(jnp.average((values - mean) ** 2, weights=weights))
+
+
+def lagrange(constraint: Constraint | None = None) -> InitTransform:
+    r"""Solves for the head: the least initial squared error that the norm allows.
+
+    One pass over the batches collects the moments of the head's inputs; one
+    eigendecomposition and a secular equation give the globally optimal kernel and
+    bias, see `solve_least_squares`. All layers below keep their values. Where the
+    solve fails (non-finite features, say) the head keeps its values too, and
+    `info.status` tells why; `check(info)` raises.
+
+    Args:
+      constraint: the norm constraint; None for `forward_variance()`.
+
+    Returns:
+      An init transform; its info is the `HeadSolution`.
+    """
+    constraint = forward_variance() if constraint is None else constraint
+
+    def init(key, model, variables, batches):
+        layer = get_layer(variables, model.head)
+        kernel = layer["kernel"]
+
+        def step(state, batch, variables):
+            moments, key = state
+            key, tap_key = jax.random.split(key)
+            taps = model.taps(variables, batch.inputs, tap_key)
+            examples = head_examples(taps[model.head].inputs, batch, kernel.shape[1])
+            return update_moments(moments, *examples), key
+
+        moments = init_moments(*kernel.shape, _moment_dtype(kernel))
+        fold = _require(batches, "lagrange").fold
+        moments, _ = fold(step, (moments, key), variables)
+        spectrum = decompose(moments, use_bias="bias" in layer)
+        solution = solve_spectrum(
+            spectrum,
+            constraint.norm_sq(spectrum),
+            relation=constraint.relation,
+            exact=constraint.exact,
+            tie_break=kernel,
+        )
+        return _replace_head(model, variables, solution), solution
+
+    return init
+
+
+def _require(batches: Batches | None, name: str) -> Batches:
+    if batches is None:
+        raise ValueError(
+            f"{name} needs data: pass initialize(key, model, init, (inputs, targets))."
+        )
+    return batches
+
+
+def _moment_dtype(kernel):
+    return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+
+
+def head_examples(features: jax.Array, batch: Batch, num_outputs: int):
+    """Returns features `[n, d]`, targets `[n, k]` and weights `[n]` of a batch.
+
+    Extra axes between examples and features (the positions of a sequence) count as
+    examples of their own, with the weight of their sequence.
+
+    Raises:
+      ValueError: if the targets do not fit the head.
+    """
+    targets, weights = batch.targets, batch.weights
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise ValueError(
+            f"expected floating-point targets for squared error; got {targets.dtype}. "
+            f"Class labels need jax.nn.one_hot(labels, {num_outputs}); counts need "
+            "targets.astype(jnp.float32)."
+        )
+    if num_outputs == 1 and targets.ndim == features.ndim - 1:
+        targets = targets[..., None]
+    expected = (*features.shape[:-1], num_outputs)
+    if targets.shape != expected:
+        raise ValueError(
+            f"expected targets of shape {expected}, as the head puts out; got "
+            f"{batch.targets.shape}."
+        )
+    positions = features[..., 0].size // features.shape[0]
+    if weights is not None:
+        weights = jnp.repeat(weights, positions)
+    return (
+        features.reshape(-1, features.shape[-1]),
+        targets.reshape(-1, num_outputs),
+        weights,
+    )
+
+
+def _replace_head(model: Model, variables: Variables, solution: HeadSolution):
+    """Writes the solved head, or keeps the old one where the solve failed."""
+    layer = get_layer(variables, model.head)
+    solved = {"kernel": solution.kernel, "bias": solution.bias}
+    is_solved = solution.status == Status.SUCCESS
+    arrays = {
+        name: jnp.where(is_solved, solved[name].astype(old.dtype), old)
+        for name, old in layer.items()
+    }
+    return set_layer(variables, model.head, **arrays)
+
+
+def initialize(
+    key: Key,
+    model: Model,
+    init: InitTransform,
+    batches: Any = None,
+    *,
+    batch_size: int = 1024,
+) -> tuple[Variables, Any]:
+    """Draws a model's parameters and applies an init transform.
+
+    With arrays everything runs in one jitted call, and `jax.vmap` over keys (or
+    over inputs, targets, weights) gives an ensemble. With an iterable the pass over
+    the data is a Python loop of jitted steps, so that a data set of any length
+    streams through.
+
+    Args:
+      key: PRNG key; decides the random parameters and every random choice.
+      model: made by `linen.as_model` or `nnx.as_model`.
+      init: an init transform.
+      batches: `(inputs, targets)` or `(inputs, targets, weights)` arrays, or an
+        iterable of such tuples. May be None for transforms that need no data.
+      batch_size: examples in one forward pass when `batches` is arrays.
+
+    Returns:
+      The variables, like those of the module's own `init`, and the transform's info.
+
+    Raises:
+      ValueError: if data are missing or do not fit the model; the sentence says how.
+    """
+    if batches is None or is_arrays(batches):
+        return _initialize(key, batches, model, init, batch_size)
+    variables = jax.jit(model.init)(key)
+    return init(_transform_key(key), model, variables, as_batches(batches))
+
+
+def _transform_key(key):
+    # The model's own init gets the key itself: the same draw as module.init(key).
+    return jax.random.fold_in(key, 1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "init", "batch_size"))
+def _initialize(key, data, model, init, batch_size):
+    batches = None if data is None else as_batches(data, batch_size)
+    return init(_transform_key(key), model, model.init(key), batches)
