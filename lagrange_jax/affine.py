@@ -1,7 +1,7 @@
 """Which layer is the head, and is the network affine in it?"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +11,26 @@ from lagrange_jax.params import get_layer, set_layer
 from lagrange_jax.types import Key, Path, Tap, Variables
 
 __all__ = [
+    "INPUTS",
+    "OUTPUTS",
+    "TAPS",
     "Layer",
     "check_features",
     "check_head",
     "example_rows",
     "find_head",
+    "find_layers",
     "format_path",
+    "read_taps",
     "tappable_paths",
 ]
 
+# Names under which the adapters sow what a layer receives and returns.
+TAPS = "lagrange_jax_taps"
+INPUTS, OUTPUTS = "lagrange_jax_inputs", "lagrange_jax_outputs"
+
+Calls = dict[Path, tuple[bool, int]]
+Taps = dict[Path, list[Tap]]
 Forward = Callable[[Variables, Any, Key], tuple[Any, dict[Path, Tap]]]
 
 
@@ -64,6 +75,47 @@ def example_rows(inputs: Any) -> Any:
     """Returns the first two rows of every array in `inputs`, enough for a check."""
     rows = jax.tree.map(lambda x: x[:2] if jnp.ndim(x) else x, inputs)
     return jax.tree.map(jnp.asarray, rows)
+
+
+def read_taps(tree: Mapping[str | int, Any], prefix: Path = ()) -> Taps:
+    """Returns all calls of each layer from a tree of sown inputs and outputs."""
+    found = {}
+    if OUTPUTS in tree:
+        pairs = zip(tree[INPUTS], tree[OUTPUTS], strict=True)
+        found[prefix] = [Tap(*pair) for pair in pairs]
+    for name, child in tree.items():
+        if isinstance(child, Mapping):
+            found |= read_taps(child, (*prefix, name))
+    return found
+
+
+def _kernel_rank(variables: Variables, path: Path) -> int:
+    try:
+        return get_layer(variables, path)["kernel"].ndim
+    except (KeyError, TypeError, AttributeError):
+        return 0
+
+
+def find_layers(
+    trace: Callable[[], tuple[Calls, Taps]], variables: Variables
+) -> tuple[Layer, ...]:
+    """Returns the affine layers of a network in call order.
+
+    Args:
+      trace: traces a forward pass; returns (is_dense, rank of its kernel) for every
+        layer called, in order, and the taps that got out.
+      variables: the network's variables, possibly abstract.
+    """
+    calls, taps = trace()
+    if set(taps) - set(calls):  # a cached jit inside the network hides its calls
+        with jax.disable_jit():
+            calls, taps = trace()
+    return tuple(
+        Layer(
+            path, is_dense, len(taps.get(path, ())), _kernel_rank(variables, path) == n
+        )
+        for path, (is_dense, n) in calls.items()
+    )
 
 
 def tappable_paths(layers: Sequence[Layer]) -> tuple[Path, ...]:

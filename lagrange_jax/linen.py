@@ -6,12 +6,10 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from lagrange_jax import affine, params
-from lagrange_jax.types import Model, Path, Tap, Variables
+from lagrange_jax import affine
+from lagrange_jax.types import Model, Path
 
-__all__ = ["as_model"]
-
-_TAPS = "lagrange_jax_taps"
+__all__ = ["as_model", "record_calls", "sow_call"]
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -28,7 +26,7 @@ def _is_affine_call(context: Any) -> bool:
     return context.method_name == "__call__" and is_affine and _is_plain(module)
 
 
-def _sow_call(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def sow_call(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """Stores what an affine layer receives and returns, as an interceptor.
 
     Sown collections pass through remat, jit and scan; a Python list would leak
@@ -36,64 +34,27 @@ def _sow_call(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """
     if not _is_affine_call(context):
         return next_fun(*args, **kwargs)
-    context.module.sow(_TAPS, "inputs", args[0] if args else kwargs["inputs"])
+    sow = context.module.sow
+    sow(affine.TAPS, affine.INPUTS, args[0] if args else kwargs["inputs"])
     outputs = next_fun(*args, **kwargs)
-    context.module.sow(_TAPS, "outputs", outputs)
+    sow(affine.TAPS, affine.OUTPUTS, outputs)
     return outputs
 
 
-def _read_taps(tree: Mapping[str, Any], prefix: Path = ()) -> dict[Path, list[Tap]]:
-    """Returns all calls of each layer from the sown collection."""
-    if "outputs" in tree and isinstance(tree["outputs"], tuple):
-        pairs = zip(tree["inputs"], tree["outputs"], strict=True)
-        return {prefix: [Tap(*pair) for pair in pairs]}
-    found = {}
-    for name, child in tree.items():
-        found |= _read_taps(child, (*prefix, name))
-    return found
-
-
-def _rank(variables: Variables, path: Path) -> int:
-    """Returns the rank of the kernel at `path`, 0 where there is none."""
-    try:
-        return params.get_layer(variables, path)["kernel"].ndim
-    except (KeyError, TypeError, AttributeError):
-        return 0
-
-
-def _find_layers(run: Any, variables: Any, inputs: Any) -> tuple[affine.Layer, ...]:
-    """Traces one forward pass and returns the affine layers in call order."""
-    calls: dict[Path, tuple[bool, int]] = {}
+def record_calls(calls: affine.Calls, prefix: Path = ()) -> Any:
+    """Returns an interceptor that lists affine layers; their last call counts."""
 
     def record(next_fun, args, kwargs, context):
         if _is_affine_call(context):
-            is_dense = not isinstance(context.module, nn.Conv)
-            rank = 2 if is_dense else len(_kernel_size(context.module)) + 2
-            path = context.module.scope.path
-            calls.pop(path, None)  # the last call decides the order
-            calls[path] = (is_dense, rank)
+            is_conv = isinstance(context.module, nn.Conv)
+            size = context.module.kernel_size if is_conv else ()
+            rank = 2 + (1 if isinstance(size, int) else len(size))
+            path = (*prefix, *context.module.scope.path)
+            calls.pop(path, None)
+            calls[path] = (not is_conv, rank)
         return next_fun(*args, **kwargs)
 
-    def trace():
-        with nn.intercept_methods(record):
-            _, updates = jax.eval_shape(run, variables, inputs, jax.random.key(0))
-        return _read_taps(updates.get(_TAPS, {}))
-
-    taps = trace()
-    if set(taps) - set(calls):  # a warm cache of nn.jit hides calls
-        with jax.disable_jit():
-            taps = trace()
-    return tuple(
-        affine.Layer(
-            path, dense, len(taps.get(path, ())), _rank(variables, path) == rank
-        )
-        for path, (dense, rank) in calls.items()
-    )
-
-
-def _kernel_size(module: nn.Conv) -> Sequence[int]:
-    size = module.kernel_size
-    return (size,) if isinstance(size, int) else size
+    return record
 
 
 def as_model(
@@ -149,9 +110,9 @@ def as_model(
         )
 
     def run_tapped(variables, inputs, key):
-        with nn.intercept_methods(_sow_call):
+        with nn.intercept_methods(sow_call):
             return run(
-                variables, inputs, key, training=taps_train, collections=(_TAPS,)
+                variables, inputs, key, training=taps_train, collections=(affine.TAPS,)
             )
 
     def init_all(key):
@@ -165,13 +126,23 @@ def as_model(
         variables = init_all(key)
         return {name: variables[name] for name in ("params", *state)}
 
-    layers = _find_layers(run_tapped, jax.eval_shape(init, jax.random.key(0)), example)
+    abstract = jax.eval_shape(init, jax.random.key(0))
+
+    def trace():
+        calls: affine.Calls = {}
+        with nn.intercept_methods(record_calls(calls)):
+            _, updates = jax.eval_shape(
+                run_tapped, abstract, example, jax.random.key(0)
+            )
+        return calls, affine.read_taps(dict(updates).get(affine.TAPS) or {})
+
+    layers = affine.find_layers(trace, abstract)
     head_path = affine.find_head(layers, head)
     paths = affine.tappable_paths(layers)
 
     def forward(variables, inputs, key):
         outputs, updates = run_tapped(variables, inputs, key)
-        found = _read_taps(updates[_TAPS])
+        found = affine.read_taps(updates.get(affine.TAPS, {}))
         return outputs, {path: found[path][0] for path in paths}
 
     affine.check_head(forward, init, head_path, layers, example)
