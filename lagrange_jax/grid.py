@@ -117,6 +117,7 @@ def run_grid(
     axes = grid.axes
     _check_names(together or (), axes)
     outer = tuple(name for name in axes if name not in (together or ())) or tuple(axes)
+    inner = tuple(name for name in axes if name not in outer)
     mesh = make_mesh() if mesh is None else mesh
     total = math.prod(_shape(axes, outer))
     chunk = -(-min(chunk_size or total, total) // mesh.size) * mesh.size
@@ -125,17 +126,16 @@ def run_grid(
     for start in range(0, total, chunk):
         index = np.minimum(np.arange(start, start + chunk, dtype=np.int32), total - 1)
         index = jax.device_put(index, NamedSharding(mesh, P(AXIS)))
-        parts.append(_to_host(_call(train, outer, mesh, replicated, index)))
+        parts.append(_to_host(_call(train, outer, inner, mesh, replicated, index)))
         if progress is not None:
             progress(min(start + chunk, total), total)
     flat = jax.tree.map(lambda *x: _concatenate(x)[:total], *parts)
-    return GridResult(axes, jax.tree.map(partial(_unflatten, axes, outer), flat))
+    return GridResult(axes, jax.tree.map(partial(_unflatten, axes, outer, inner), flat))
 
 
-@partial(jax.jit, static_argnames=("train", "outer", "mesh"))
-def _call(train, outer, mesh, axes, index):
-    """Calls `train` for the flat `index` over the outer axes, all else vectorised."""
-    inner = tuple(name for name in axes if name not in outer)
+@partial(jax.jit, static_argnames=("train", "outer", "inner", "mesh"))
+def _call(train, outer, inner, mesh, axes, index):
+    """Calls `train` for a flat index over the outer axes and all of the inner ones."""
 
     def share(axes, index):
         def one(i, j):
@@ -198,9 +198,8 @@ def _concatenate(parts):
     return library.concatenate(parts)
 
 
-def _unflatten(axes, outer, x):
+def _unflatten(axes, outer, inner, x):
     """Restores the axes of the grid, in their order, from the flat ones."""
-    inner = tuple(name for name in axes if name not in outer)
     names = outer + inner
     rest = x.shape[2 if inner else 1 :]
     order = [names.index(name) for name in axes]

@@ -48,6 +48,14 @@ class _Layers(NamedTuple):
     bias_2: Float[Array, "*s k"]
 
 
+class _Merged(NamedTuple):
+    """The same for s networks, with their first layers as one."""
+
+    affine_1: Float[Array, "d+1 s*m"]
+    kernel_2: Float[Array, "s m k"]
+    bias_2: Float[Array, "s k"]
+
+
 def make_mlp_train(
     model: Model,
     loss_fn: LossFn,
@@ -166,6 +174,7 @@ def _family_value_and_grad(loss_fn, activation, layers: _Layers, batch: Batch):
     weights = jnp.ones(rows) if batch.weights is None else batch.weights
     # Tiles behind the last example that counts are not looked at.
     last = jnp.max(jnp.where(weights > 0, jnp.arange(1, rows + 1), 0))
+    merged = _merge(layers)
 
     def add(i, totals):
         start = jnp.minimum(i * size, rows - size)
@@ -173,30 +182,29 @@ def _family_value_and_grad(loss_fn, activation, layers: _Layers, batch: Batch):
         inputs, targets, share = cut(batch.inputs), cut(batch.targets), cut(weights)
         # Where the last tile was moved back it repeats examples: they count once.
         share = jnp.where(start + jnp.arange(size) < i * size, 0, share)
-        tile = _tile(loss_fn, activation, layers, Batch(inputs, targets, share))
+        tile = _tile(loss_fn, activation, merged, Batch(inputs, targets, share))
         return jax.tree.map(jnp.add, totals, tile)
 
-    zeros = jnp.zeros_like(layers.bias_1[:, 0]), jax.tree.map(jnp.zeros_like, layers)
+    zeros = jnp.zeros_like(layers.bias_1[:, 0]), jax.tree.map(jnp.zeros_like, merged)
     totals = lax.fori_loop(0, (last + size - 1) // size, add, zeros)
     weight = weights.sum().astype(layers.bias_1.dtype)
     scale = 1 / jnp.where(weight > 0, weight, 1)
-    return jax.tree.map(lambda x: scale * x, totals)
+    loss, gradient = jax.tree.map(lambda x: scale * x, totals)
+    return loss, _split(gradient)
 
 
-def _tile(loss_fn, activation, layers: _Layers, batch: Batch):
+def _tile(loss_fn, activation, merged: _Merged, batch: Batch):
     """Summed loss and gradient of s networks on one tile, examples minor.
 
     The order of the arguments of each product is the one that XLA's CPU kernels run
     fastest; exchanging them costs half as much time again.
     """
-    s, d, m = layers.kernel_1.shape
+    s, m, _ = merged.kernel_2.shape
     rows = len(batch.inputs)
-    kernel = jnp.concatenate([layers.kernel_1, layers.bias_1[:, None]], axis=1)
-    kernel = kernel.transpose(1, 0, 2).reshape(d + 1, s * m)
-    inputs = jnp.concatenate([batch.inputs.T, jnp.ones((1, rows), kernel.dtype)])
-    hidden, backward = jax.vjp(activation, _dot(kernel, inputs, 0, 0))
+    inputs = jnp.concatenate([batch.inputs.T, jnp.ones((1, rows), batch.inputs.dtype)])
+    hidden, backward = jax.vjp(activation, _dot(merged.affine_1, inputs, 0, 0))
     hidden = hidden.reshape(s, m, rows)
-    outputs = _batched_dot(layers.kernel_2, hidden, 1, 1) + layers.bias_2[:, :, None]
+    outputs = _batched_dot(merged.kernel_2, hidden, 1, 1) + merged.bias_2[:, :, None]
 
     def loss(outputs):
         losses = example_losses(loss_fn, outputs.T, batch.targets)
@@ -204,16 +212,26 @@ def _tile(loss_fn, activation, layers: _Layers, batch: Batch):
         return jnp.where(weights > 0, weights * losses, 0).sum()
 
     losses, errors = jax.vmap(jax.value_and_grad(loss))(outputs)
-    (errors_1,) = backward(
-        _batched_dot(layers.kernel_2, errors, 2, 1).reshape(s * m, rows)
-    )
-    gradient = _dot(inputs, errors_1, 1, 1).reshape(d + 1, s, m).transpose(1, 0, 2)
-    return losses, _Layers(
-        kernel_1=gradient[:, :d],
-        bias_1=gradient[:, d],
+    errors_1 = _batched_dot(merged.kernel_2, errors, 2, 1).reshape(s * m, rows)
+    (errors_1,) = backward(errors_1)
+    return losses, _Merged(
+        affine_1=_dot(inputs, errors_1, 1, 1),
         kernel_2=_batched_dot(hidden, errors, 2, 2),
         bias_2=errors.sum(-1),
     )
+
+
+def _merge(layers: _Layers) -> _Merged:
+    s, d, m = layers.kernel_1.shape
+    affine = jnp.concatenate([layers.kernel_1, layers.bias_1[:, None]], axis=1)
+    affine = affine.transpose(1, 0, 2).reshape(d + 1, s * m)
+    return _Merged(affine, layers.kernel_2, layers.bias_2)
+
+
+def _split(merged: _Merged) -> _Layers:
+    s, m, _ = merged.kernel_2.shape
+    affine = merged.affine_1.reshape(-1, s, m).transpose(1, 0, 2)
+    return _Layers(affine[:, :-1], affine[:, -1], merged.kernel_2, merged.bias_2)
 
 
 def _dot(a, b, axis_a, axis_b):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lagrange_jax.types import Batch, Batches, Key, Model, Variables
+from lagrange_jax.batches import as_batches
+from lagrange_jax.types import Batch, Key, Model, Variables
 
 __all__ = ["LossFn", "Objective", "example_losses", "make_objective", "mean_loss"]
 
@@ -29,16 +30,14 @@ class Objective(NamedTuple):
     gradient: Callable[[Variables, Batch, Key], tuple[jax.Array, Variables, Any]]
 
 
-def make_objective(
-    model: Model, loss_fn: LossFn, block_size: int | None = None
-) -> Objective:
+def make_objective(model: Model, loss_fn: LossFn, block_size: int = 1024) -> Objective:
     """Returns the mean loss of any network, differentiated automatically.
 
     Args:
       model: the network.
       loss_fn: one loss an example; see `example_losses`.
-      block_size: examples in one inference pass; None means all at once. It bounds
-        the memory of a measurement and does not change its result.
+      block_size: examples in one inference pass. It bounds the memory of a
+        measurement and does not change its result.
 
     Returns:
       The objective.
@@ -112,7 +111,3 @@ def _weighted_sum(loss_fn, outputs, batch):
 def _ratio(total, weight):
     """Mean, or zero where nothing has weight."""
     return jnp.where(weight > 0, total, 0) / jnp.where(weight > 0, weight, 1)
-
-
-def as_batches(batch, block_size=None):  # TEMPORARY until batches.py lands
-    return Batches(lambda step, state: step(state, batch), batch)

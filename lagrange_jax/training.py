@@ -16,7 +16,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lagrange_jax.objective import LossFn, Objective, as_batches, make_objective
+from lagrange_jax.initializers import chain, initialize
+from lagrange_jax.objective import LossFn, Objective, make_objective
 from lagrange_jax.params import get_layer
 from lagrange_jax.types import Batch, InitTransform, Key, Model, Variables
 
@@ -43,7 +44,7 @@ class TrainResult(NamedTuple):
       kernel_norm: Frobenius norm of each kernel, in the order of `Model.layers`.
       diverged: whether a loss or an update was not finite. The network was frozen
         before that update.
-      info: what the initialisation reported; None without one.
+      info: what the initialisation reported; empty without one.
     """
 
     variables: Variables
@@ -76,7 +77,7 @@ def make_train(
     num_steps: int | None = None,
     batch_size: int | None = None,
     record_every: int | None = None,
-    block_size: int | None = None,
+    block_size: int = 1024,
     objective: Objective | None = None,
 ) -> Train:
     r"""Makes a pure `train(key, strength, num_examples) -> TrainResult`.
@@ -113,8 +114,8 @@ def make_train(
         `num_examples` is less than all: a full batch masks the losses of the other
         examples, but passes them through the network.
       record_every: epochs or steps between records; None records start and end.
-      block_size: examples in one pass of a measurement or of the initialisation;
-        None means all. It bounds memory.
+      block_size: examples in one pass of a measurement or of the initialisation. It
+        bounds memory.
       objective: measures and differentiates the loss; None derives it from
         `model` and `loss_fn`.
 
@@ -132,8 +133,9 @@ def make_train(
         data_key, held_out_key, init_key, fit_key = jax.random.split(key, 4)
         data = _keep_first(_draw(dataset, data_key), num_examples)
         held_out = _draw(validation, held_out_key)
-        batches = as_batches(data, block_size)
-        variables, info = _initialize(init_key, model, init, batches)
+        variables, info = initialize(
+            init_key, model, init or chain(), data, batch_size=block_size
+        )
         optimizer = optimizer_fn(strength)
         update = _make_update(objective, optimizer)
         count = _count(data, num_examples)
@@ -194,14 +196,6 @@ def _keep_first(data: Batch, num_examples) -> Batch:
 def _count(data, num_examples):
     size = len(data.targets)
     return size if num_examples is None else jnp.minimum(num_examples, size)
-
-
-def _initialize(key, model, init, batches):
-    model_key, init_key = jax.random.split(key)
-    variables = model.init(model_key)
-    return (
-        (variables, None) if init is None else init(init_key, model, variables, batches)
-    )
 
 
 def _kernel_norms(model, variables):
