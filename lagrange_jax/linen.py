@@ -126,6 +126,9 @@ def as_model(
         variables = init_all(key)
         return {name: variables[name] for name in ("params", *state)}
 
+    def sown(updates: Any) -> affine.Taps:
+        return affine.read_taps(updates.get(affine.TAPS, {}))
+
     abstract = jax.eval_shape(init, jax.random.key(0))
 
     def trace():
@@ -134,7 +137,7 @@ def as_model(
             _, updates = jax.eval_shape(
                 run_tapped, abstract, example, jax.random.key(0)
             )
-        return calls, affine.read_taps(dict(updates).get(affine.TAPS) or {})
+        return calls, sown(updates)
 
     layers = affine.find_layers(trace, abstract)
     head_path = affine.find_head(layers, head)
@@ -142,7 +145,7 @@ def as_model(
 
     def forward(variables, inputs, key):
         outputs, updates = run_tapped(variables, inputs, key)
-        found = affine.read_taps(updates.get(affine.TAPS, {}))
+        found = sown(updates)
         return outputs, {path: found[path][0] for path in paths}
 
     affine.check_head(forward, init, head_path, layers, example)

@@ -39,6 +39,24 @@ def _override_call(module: nnx.Module, call: Callable[..., Any]) -> None:
     module.__class__ = type(cls.__name__, (cls,), {"__call__": call})
 
 
+def _shield(module: nnx.Module) -> None:
+    """Hides the store of nnx.capture from ToNNX, which takes it for a variable."""
+    for bridge in _sites(module).values():
+        if isinstance(bridge, nnx.bridge.ToNNX):
+            cls = type(bridge)
+
+            def call(self, *args, cls=cls, **kwargs):
+                captures = vars(self).get("__captures__")
+                if captures is None:
+                    return cls.__call__(self, *args, **kwargs)
+                del self.__captures__
+                outputs = cls.__call__(self, *args, **kwargs)
+                self.__captures__ = nnx.data(captures)
+                return outputs
+
+            _override_call(bridge, call)
+
+
 def _record(module: nnx.Module, path: Path, calls: affine.Calls) -> None:
     cls = type(module)
 
@@ -199,6 +217,7 @@ def as_model(
         template = nnx.eval_shape(lambda: module(nnx.Rngs(0)))
         init = lambda key: _variables(module(nnx.Rngs(key)))  # noqa: E731
     abstract = jax.eval_shape(init, jax.random.key(0))
+    _shield(template)
     modes = {"inference": nnx.clone(template), "training": nnx.clone(template)}
     modes["inference"].eval()
     modes["training"].train()

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ class Remat(nnx.Module):
 class Stacked(nnx.Module):
     def __init__(self, rngs):
         make = nnx.vmap(lambda rngs: nnx.Linear(3, 3, rngs=rngs))
-        self.stack = make(rngs.fork(split=4))
+        self.stack = make(rngs.split(4))
         self.head = nnx.Linear(3, 3, rngs=rngs)
 
     def __call__(self, x):
@@ -164,3 +165,89 @@ def test_head_inputs_are_those_of_the_network(kind, key):
     np.testing.assert_allclose(
         as_rows(tap.outputs), as_rows(outputs), rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("kind", ["head_first", "noisy", "bridge"])
+def test_init_over_keys_is_a_loop_of_builds(kind):
+    make, model, _, _, _ = build(kind)
+    keys = jax.random.split(jax.random.key(7), 3)
+    batched = jax.vmap(model.init)(keys)
+    for i, key in enumerate(keys):
+        params = nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
+        one = jax.tree.map(lambda x: x[i], batched["params"])  # noqa: B023
+        chex.assert_trees_all_close(one, params, rtol=1e-6)
+
+
+def test_training_mode_drops_out_by_key_and_updates_statistics(key):
+    _, model, variables, x, head = build("noisy", "training")
+    outputs, updated = jax.jit(model.apply_train)(variables, x, key)
+    again, _ = model.apply_train(variables, x, key)
+    other, _ = model.apply_train(variables, x, jax.random.key(9))
+    np.testing.assert_allclose(outputs, again, rtol=1e-5, atol=1e-6)
+    assert jnp.max(jnp.abs(outputs - other)) > 0.1
+    hidden = get_layer(variables, ("hidden",))
+    mean = jnp.mean(x @ hidden["kernel"], axis=0) + hidden["bias"]
+    np.testing.assert_allclose(updated["state"]["norm"]["mean"], mean / 2, atol=1e-6)
+    chex.assert_trees_all_equal_structs(variables, updated)
+    tap = model.taps(variables, x, key)[head]
+    np.testing.assert_allclose(tap.outputs, outputs, rtol=1e-5, atol=1e-6)
+    assert 0.2 < jnp.mean(tap.inputs == 0) < 0.8
+    _, inference, _, _, _ = build("noisy")
+    assert not jnp.any(inference.taps(variables, x, key)[head].inputs == 0)
+
+
+def test_an_instance_keeps_its_own_variables_and_is_untouched(key):
+    module = Noisy(nnx.Rngs(3))
+    before = jax.tree.map(jnp.copy, nnx.state(module, nnx.Param))
+    x = jax.random.normal(key, (6, 3))
+    model = lj_nnx.as_model(module, x)
+    variables = model.init(key)
+    kernel = jnp.ones_like(module.head.kernel[...])
+    changed = set_layer(variables, model.head, kernel=kernel)
+    changed["state"]["norm"]["mean"]  # the state is there to be written back
+    chex.assert_trees_all_equal(nnx.state(module, nnx.Param), before)
+    assert type(module.head) is nnx.Linear
+    lj_nnx.update(module, changed)
+    module.eval()
+    np.testing.assert_allclose(module(x), model.apply(changed, x), rtol=1e-5)
+    np.testing.assert_array_equal(module.head.kernel[...], kernel)
+
+
+def test_model_is_a_static_argument(key):
+    _, model, variables, x, _ = build("head_first")
+    run = jax.jit(lambda model, v, x: model.apply(v, x), static_argnums=0)
+    np.testing.assert_allclose(run(model, variables, x), model.apply(variables, x))
+
+
+class Twice(MLP):
+    def __call__(self, x):
+        return self.head(super().__call__(x) @ jnp.ones((3, 5)))
+
+
+class Softmax(MLP):
+    def __call__(self, x):
+        return jax.nn.softmax(super().__call__(x))
+
+
+class Tied(MLP):
+    def __call__(self, x):
+        return super().__call__(x @ jnp.sin(self.head.kernel[...]).T @ jnp.ones((5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "message"),
+    [
+        (Twice, None, "head 'head' is called 2 times"),
+        (Softmax, None, "not the output of head 'head': something .a softmax"),
+        (Tied, None, "inputs of head 'head' change with its own kernel"),
+        (MLP, "hidden", "not the output of head 'hidden': its shape is"),
+        (MLP, "nope", "no layer 'nope' .*in call order: 'hidden', 'head'"),
+        (Recurrent, "rnn/cell/dense_h", "lifted scan"),
+        (CNN, "conv", "head 'conv' is a convolution"),
+        (lambda rngs: nnx.Dropout(0.5, rngs=rngs), None, "calls no dense layer"),
+    ],
+)
+def test_a_wrong_head_is_refused(make, head, message):
+    x = jnp.ones({CNN: IMAGE, Recurrent: SEQUENCE}.get(make, FLAT))
+    with pytest.raises(ValueError, match=message):
+        lj_nnx.as_model(make, x, head=head)
