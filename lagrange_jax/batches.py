@@ -11,7 +11,7 @@ from jax import lax
 
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["as_batches", "is_arrays"]
+__all__ = ["as_batch", "as_batches", "is_arrays"]
 
 
 def is_arrays(data: Any) -> bool:
@@ -38,7 +38,7 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
       TypeError: if `data` is neither arrays nor an iterable.
     """
     if is_arrays(data):
-        return _from_arrays(_as_batch(data), batch_size)
+        return _from_arrays(as_batch(data), batch_size)
     if isinstance(data, Iterable) and not hasattr(data, "shape"):
         return _from_stream(data)
     raise TypeError(
@@ -47,7 +47,13 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
     )
 
 
-def _as_batch(data: Any) -> Batch:
+def as_batch(data: Any) -> Batch:
+    """Returns one `(inputs, targets[, weights])` as a `Batch` of JAX arrays.
+
+    Raises:
+      ValueError: if there are no examples, lengths differ, or the weights are no
+        weights.
+    """
     if not is_arrays(data):
         raise ValueError(
             "expected a batch (inputs, targets) or (inputs, targets, weights); got "
@@ -116,7 +122,7 @@ def _from_stream(stream: Iterable[Any]) -> Batches:
     def fold(step, state, *constants):
         step = jax.jit(step)
         for batch in passes():
-            state = step(state, _as_batch(batch), *constants)
+            state = step(state, as_batch(batch), *constants)
         return state
 
-    return Batches(fold, _as_batch(first))
+    return Batches(fold, as_batch(first))

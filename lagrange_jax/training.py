@@ -16,6 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from lagrange_jax.batches import as_batch
 from lagrange_jax.initializers import chain, initialize
 from lagrange_jax.objective import LossFn, Objective, make_objective
 from lagrange_jax.params import get_layer
@@ -180,7 +181,9 @@ def _check_schedule(num_epochs, num_steps, record_every):
 
 
 def _draw(data, key):
-    return data(key) if callable(data) else data
+    if data is None:
+        return None
+    return as_batch(data(key) if callable(data) else data)
 
 
 def _keep_first(data: Batch, num_examples) -> Batch:

@@ -1,0 +1,1 @@
+"""The first two minutes: three initialisations on data that ship with scikit-learn."""

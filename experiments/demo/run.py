@@ -1,0 +1,81 @@
+"""Trains Kaiming, Xavier and the Lagrangian head side by side."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import optax
+
+import lagrange_jax as lj
+import lagrange_jax.linen
+from experiments import record
+from experiments.demo.config import Config
+from experiments.demo.tasks import Task, load_task
+
+__all__ = ["METHODS", "run"]
+
+METHODS = {
+    "Kaiming": lj.reinitialize(lj.he_normal()),
+    "Xavier": lj.reinitialize(lj.glorot_normal()),
+    "Lagrangian": lj.chain(
+        lj.reinitialize(lj.he_normal()),
+        lj.lagrange(lj.forward_variance(relation="at_most")),
+    ),
+}
+
+
+class MLP(nn.Module):
+    """One hidden layer of ReLU units."""
+
+    hidden: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, inputs):
+        return nn.Dense(self.outputs)(nn.relu(nn.Dense(self.hidden)(inputs)))
+
+
+def _train(config: Config, task: Task, init: lj.InitTransform) -> lj.TrainResult:
+    """Trains all seeds in one call."""
+    module = MLP(config.hidden, task.train.targets.shape[1])
+    model = lj.linen.as_model(module, task.train.inputs[:2])
+    train = lj.make_train(
+        model,
+        optax.losses.squared_error,
+        lambda strength: optax.adam(strength),
+        init,
+        task.train,
+        validation=task.validation,
+        num_epochs=config.epochs,
+        batch_size=config.batch_size,
+        record_every=1,
+    )
+    keys = jax.random.split(jax.random.key(0), config.seeds)
+    return jax.jit(jax.vmap(lambda key: train(key, config.learning_rate)))(keys)
+
+
+def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
+    """Runs what the folder does not hold yet; the data need no download."""
+    del data_dir
+    folder = record.open_run(folder, config)
+    finished = {row["name"] for row in record.read_rows(folder)}
+    for name in config.tasks:
+        task = load_task(name)
+        for method, init in METHODS.items():
+            row = {"name": f"{name}/{method}", "task": name, "method": method}
+            if row["name"] in finished:
+                continue
+            result = _train(config, task, init)
+            lj.check(result.info)
+            curves = {
+                f"{row['name']}/train": result.train_loss,
+                f"{row['name']}/validation": result.validation_loss,
+            }
+            record.save_arrays(folder, **curves)
+            record.append_row(folder, row | {"target": task.target})
+            start, end = result.validation_loss[:, 0], result.validation_loss[:, -1]
+            print(
+                f"{row['name']:22} {config.seeds} seeds: validation loss "
+                f"{start.mean():7.3f} -> {end.mean():.3f}",
+                flush=True,
+            )

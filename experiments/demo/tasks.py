@@ -1,0 +1,47 @@
+"""Real data that always load: scikit-learn's digits and diabetes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+
+from lagrange_jax import Batch
+
+__all__ = ["Task", "load_task"]
+
+
+class Task(NamedTuple):
+    """One problem, split into training and validation examples.
+
+    Attributes:
+      train: examples to train on.
+      validation: held-out examples.
+      target: what the network is to predict, for a figure's title.
+    """
+
+    train: Batch
+    validation: Batch
+    target: str
+
+
+def load_task(name: str) -> Task:
+    """Returns "digits" or "diabetes", standardised on the training examples."""
+    if name == "digits":
+        images, labels = datasets.load_digits(return_X_y=True)
+        inputs, targets = images / 16.0, np.eye(10)[labels]
+        title = "digits, one-hot targets"
+    elif name == "diabetes":
+        inputs, progression = datasets.load_diabetes(return_X_y=True)
+        targets = progression[:, None]
+        title = "diabetes, disease progression in standard deviations"
+    else:
+        raise ValueError(f"expected 'digits' or 'diabetes'; got {name!r}.")
+    parts = train_test_split(inputs, targets, test_size=0.25, random_state=0)
+    train_x, valid_x, train_t, valid_t = (part.astype(np.float32) for part in parts)
+    if name == "diabetes":
+        scale = train_x.std(0)
+        train_x, valid_x = train_x / scale, valid_x / scale
+        mean, std = train_t.mean(0), train_t.std(0)
+        train_t, valid_t = (train_t - mean) / std, (valid_t - mean) / std
+    return Task(Batch(train_x, train_t), Batch(valid_x, valid_t), title)
