@@ -124,7 +124,8 @@ def as_model(
 
     def init(key):
         variables = init_all(key)
-        return {name: variables[name] for name in ("params", *state)}
+        kept = {name: variables[name] for name in state}
+        return {"params": variables.get("params", {}), **kept}
 
     def sown(updates: Any) -> affine.Taps:
         return affine.read_taps(updates.get(affine.TAPS, {}))

@@ -173,8 +173,8 @@ def build(kind, features="inference"):
     module, shape, head = KINDS[kind]
     x = jax.random.normal(jax.random.key(1), shape)
     trains = kind in ("noisy", "recorder")
-    kwargs = {"train_kwargs": {"train": True}} if trains else {}
-    model = linen.as_model(module, x, features=features, **kwargs)
+    train = {"train": True} if trains else None
+    model = linen.as_model(module, x, features=features, train_kwargs=train)
     return module, model, model.init(jax.random.key(2)), x, head
 
 
@@ -217,3 +217,154 @@ def test_head_inputs_are_those_of_the_network(kind, key):
 def test_apply_is_the_module_s_own(kind):
     module, model, variables, x, _ = build(kind)
     chex.assert_trees_all_close(model.apply(variables, x), module.apply(variables, x))
+
+
+@pytest.mark.parametrize("kind", ["compact", "noisy", "scan", "partitioned"])
+def test_jit_and_vmap_over_keys_are_loops(kind, key):
+    _, model, _, x, head = build(kind)
+
+    def features(key):
+        return model.taps(model.init(key), x, key)[head].inputs
+
+    keys = jax.random.split(key, 3)
+    loop = jnp.stack([features(k) for k in keys])
+    np.testing.assert_allclose(jax.jit(jax.vmap(features))(keys), loop, atol=1e-5)
+
+
+def test_training_mode_drops_out_by_key_and_updates_statistics(key):
+    _, model, variables, x, head = build("noisy", "training")
+    outputs, updated = jax.jit(model.apply_train)(variables, x, key)
+    again, _ = model.apply_train(variables, x, key)
+    other, _ = model.apply_train(variables, x, jax.random.key(9))
+    np.testing.assert_allclose(outputs, again, rtol=1e-5, atol=1e-6)
+    assert jnp.max(jnp.abs(outputs - other)) > 0.1
+    hidden = get_layer(variables, ("Dense_0",))
+    mean = jnp.mean(x @ hidden["kernel"], axis=0) + hidden["bias"]
+    statistics = updated["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], mean / 2, atol=1e-6)
+    chex.assert_trees_all_equal_structs(variables, updated)
+    tap = model.taps(variables, x, key)[head]
+    np.testing.assert_allclose(tap.outputs, outputs, rtol=1e-5, atol=1e-6)
+    assert 0.2 < jnp.mean(tap.inputs == 0) < 0.8
+    _, inference, _, _, _ = build("noisy")
+    assert not jnp.any(inference.taps(variables, x, key)[head].inputs == 0)
+
+
+def test_state_is_kept_and_what_is_sown_is_not(key):
+    _, model, variables, x, _ = build("recorder")
+    assert set(variables) == {"params", "counters"}
+    for _ in range(3):
+        _, variables = model.apply_train(variables, x, key)
+    assert set(variables) == {"params", "counters"}
+    assert variables["counters"]["calls"] == 3
+
+
+def test_layers_are_in_call_order_without_scanned_ones():
+    assert build("setup_head_first")[1].layers == (("hidden",), ("head",))
+    assert build("cnn")[1].layers == (("Conv_0",), ("Conv_1",), ("Dense_0",))
+    assert build("scan")[1].layers == (("Dense_0",),)
+    blocks = [(b, d) for b in ("first", "second", "third") for d in range(2)]
+    assert build("jit")[1].layers == tuple((b, f"Dense_{d}") for b, d in blocks)
+
+
+def test_layer_inputs_are_the_layer_s_own(key):
+    _, model, variables, x, _ = build("compact")
+    taps = model.taps(variables, x, key)
+    first, second = (variables["params"][f"Dense_{i}"] for i in range(2))
+    np.testing.assert_array_equal(taps[("Dense_0",)].inputs, x)
+    hidden = jnp.tanh(x @ first["kernel"] + jnp.expand_dims(first["bias"], 0))
+    np.testing.assert_allclose(taps[("Dense_1",)].inputs, hidden, atol=1e-6)
+    changed = set_layer(variables, model.head, kernel=2 * second["kernel"])
+    expected = 2 * hidden @ second["kernel"] + jnp.expand_dims(second["bias"], 0)
+    np.testing.assert_allclose(model.apply(changed, x), expected, atol=1e-5)
+
+
+def test_inputs_may_be_a_tree(key):
+    inputs = {"a": jnp.ones((4, 2)), "b": np.zeros((4, 1))}
+    model = linen.as_model(TwoInputs(), inputs)
+    tap = model.taps(model.init(key), inputs, key)[model.head]
+    chex.assert_shape(tap, [(4, 5), (4, 3)])
+
+
+def test_model_is_a_static_argument():
+    _, model, variables, x, _ = build("compact")
+    run = jax.jit(lambda model, v, x: model.apply(v, x), static_argnums=0)
+    np.testing.assert_allclose(
+        run(model, variables, x), model.apply(variables, x), rtol=1e-5
+    )
+
+
+class Bad(nn.Module):
+    """One way each in which a network is not affine in its last layer."""
+
+    fault: str
+
+    @nn.compact
+    def __call__(self, x):
+        head = nn.Dense(3, name="head")
+        if self.fault == "tied":
+            head(jnp.zeros((1, 3))) if self.is_initializing() else None
+            x = x @ jnp.sin(self.get_variable("params", "head")["kernel"])
+        if self.fault == "twice":
+            x = head(x)
+        if self.fault == "scaled":
+            dot = lambda *args, **kwargs: 2 * jax.lax.dot_general(*args, **kwargs)  # noqa: E731
+            return nn.Dense(3, dot_general=dot, name="scaled")(x)
+        if self.fault == "normalised":
+            return nn.WeightNorm(head)(x)
+        if self.fault == "convolution":
+            return nn.Conv(3, (1,), name="last")(jnp.expand_dims(head(x), -1))
+        if self.fault == "tuple":
+            return head(x), x
+        if self.fault == "tanh":
+            return jnp.tanh(head(x))
+        return jax.nn.softmax(head(x)) if self.fault == "softmax" else head(x)
+
+
+@pytest.mark.parametrize(
+    ("fault", "head", "message"),
+    [
+        ("twice", None, "head 'head' is called 2 times"),
+        ("softmax", None, "not the output of head 'head': something .a softmax"),
+        ("tanh", None, "not the output of head 'head': something"),
+        ("tuple", None, "not the output of head 'head': it is a tuple"),
+        ("tied", None, "inputs of head 'head' change with its own kernel"),
+        ("normalised", None, "head 'head' runs inside a lifted transform"),
+        ("scaled", None, "the output of head 'scaled' is not inputs @ kernel"),
+        ("convolution", None, "not the output of head 'head': its shape is"),
+        ("convolution", "last", "head 'last' is a convolution"),
+        ("none", "a.b", "no layer 'a.b' .*in call order: 'head'"),
+    ],
+)
+def test_a_wrong_head_is_refused(fault, head, message):
+    # Zeros: the check must not be fooled by an example that hides the mistake.
+    with pytest.raises(ValueError, match=message):
+        linen.as_model(Bad(fault), jnp.zeros((2, 3)), head=head)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "kwargs", "message"),
+    [
+        (nn.Sequential([jnp.tanh]), jnp.ones(FLAT), {}, "calls no dense layer"),
+        (MLP(), jnp.full(FLAT, jnp.nan), {}, "non-finite values on example_inputs"),
+        (MLP(), jnp.ones(FLAT), {"features": "train"}, "features must be"),
+        (MLP(), jnp.ones(FLAT), {"head": "Dense_0"}, "its shape is"),
+        (
+            Scanned(),
+            jnp.ones((6, 4)),
+            {"head": "ScanCell_0/Dense_0"},
+            "lifted transform",
+        ),
+    ],
+)
+def test_other_mistakes_are_refused(module, x, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        linen.as_model(module, x, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["encoder/Dense_1", "encoder.Dense_1"])
+def test_a_layer_can_be_named_in_three_ways(name):
+    x = jnp.ones(FLAT)
+    with pytest.raises(ValueError, match="not the output of head 'encoder/Dense_1'"):
+        linen.as_model(Nested(), x, head=name)
+    assert linen.as_model(Nested(), x, head=("head",)).head == ("head",)

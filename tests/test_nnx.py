@@ -88,7 +88,7 @@ class Recurrent(nnx.Module):
         self.head = nnx.Linear(4, 3, rngs=rngs)
 
     def __call__(self, x):
-        return self.head(self.rnn(x)[:, -1])
+        return self.head(jnp.mean(jnp.asarray(self.rnn(x)), axis=1))
 
 
 class LinenNet(nn.Module):
@@ -242,7 +242,7 @@ class Tied(MLP):
         (Tied, None, "inputs of head 'head' change with its own kernel"),
         (MLP, "hidden", "not the output of head 'hidden': its shape is"),
         (MLP, "nope", "no layer 'nope' .*in call order: 'hidden', 'head'"),
-        (Recurrent, "rnn/cell/dense_h", "lifted scan"),
+        (Recurrent, "rnn/cell/dense_h", "lifted transform"),
         (CNN, "conv", "head 'conv' is a convolution"),
         (lambda rngs: nnx.Dropout(0.5, rngs=rngs), None, "calls no dense layer"),
     ],
