@@ -69,7 +69,7 @@ class GridResult(NamedTuple):
         return GridResult(axes, jax.tree.map(lambda x: x[where], self.values))
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh of one axis, `"grid"`.
 
     Args:

@@ -133,7 +133,7 @@ def make_train(
     def train(key: Key, strength: Any, num_examples: Any = None) -> TrainResult:
         data_key, held_out_key, init_key, fit_key = jax.random.split(key, 4)
         data = _keep_first(_draw(dataset, data_key), num_examples)
-        held_out = _draw(validation, held_out_key)
+        held_out = None if validation is None else _draw(validation, held_out_key)
         variables, info = initialize(
             init_key, model, init or chain(), data, batch_size=block_size
         )
@@ -143,8 +143,11 @@ def make_train(
         advance = _make_advance(update, data, count, batch_size, num_steps is None)
 
         def record(variables):
-            losses = [x and objective.loss(variables, x) for x in (data, held_out)]
-            return *losses, _kernel_norms(model, variables)
+            validation_loss = None
+            if held_out is not None:
+                validation_loss = objective.loss(variables, held_out)
+            norm = _kernel_norms(model, variables)
+            return objective.loss(variables, data), validation_loss, norm
 
         def interval(state, start):
             # The first interval is empty: it records the network as initialised.
@@ -157,9 +160,9 @@ def make_train(
 
         state = _State(variables, optimizer.init(variables["params"]), jnp.array(False))
         starts = jnp.arange(-record_every, length, record_every)
-        state, (train_loss, *others) = lax.scan(interval, state, starts)
-        diverged = state.diverged | ~jnp.isfinite(train_loss[-1])
-        return TrainResult(state.variables, train_loss, *others, diverged, info)
+        state, (loss, validation_loss, norm) = lax.scan(interval, state, starts)
+        diverged = state.diverged | ~jnp.isfinite(loss[-1])
+        return TrainResult(state.variables, loss, validation_loss, norm, diverged, info)
 
     return train
 
@@ -170,7 +173,7 @@ def _check_schedule(num_epochs, num_steps, record_every):
             "expected exactly one of num_epochs and num_steps; got "
             f"num_epochs={num_epochs}, num_steps={num_steps}."
         )
-    length = num_epochs if num_steps is None else num_steps
+    length = num_epochs or num_steps or 0
     record_every = length if record_every is None else record_every
     if length < 1 or record_every < 1 or length % record_every:
         raise ValueError(
@@ -180,9 +183,7 @@ def _check_schedule(num_epochs, num_steps, record_every):
     return length, record_every
 
 
-def _draw(data, key):
-    if data is None:
-        return None
+def _draw(data: Data, key: Key) -> Batch:
     return as_batch(data(key) if callable(data) else data)
 
 

@@ -274,8 +274,7 @@ def test_state_and_dropout_go_through_the_loop(key):
         Noisy(), data.inputs[:1], train_kwargs={"train": True}
     )
     loss = optax.losses.squared_error
-    schedule = {"num_epochs": 40, "batch_size": 8}
-    train = make_train(model, loss, optax.adam, None, data, **schedule)
+    train = make_train(model, loss, optax.adam, None, data, num_epochs=40, batch_size=8)
     # Optax's bias correction raises a float to an integer power.
     with jax.numpy_dtype_promotion("standard"):
         result = jax.jit(train)(key, 0.02, 30)
