@@ -175,7 +175,7 @@ def build(kind, features="inference"):
     trains = kind in ("noisy", "recorder")
     train = {"train": True} if trains else None
     model = linen.as_model(module, x, features=features, train_kwargs=train)
-    return module, model, model.init(jax.random.key(2)), x, head
+    return module, model, jax.jit(model.init)(jax.random.key(2)), x, head
 
 
 def features_by_derivative(model, variables, x):
@@ -190,7 +190,7 @@ def features_by_derivative(model, variables, x):
         outputs = model.apply(moved, x).reshape(-1, kernel.shape[1])
         return outputs[:, 0].astype(jnp.float32)
 
-    return jax.jacrev(first_outputs)(kernel[:, 0])
+    return jax.jit(jax.jacrev(first_outputs))(kernel[:, 0])
 
 
 def as_rows(x):
@@ -207,7 +207,7 @@ def test_head_inputs_are_those_of_the_network(kind, key):
     np.testing.assert_allclose(
         as_rows(tap.inputs), expected, rtol=tolerance, atol=tolerance
     )
-    outputs = model.apply(variables, x).reshape(tap.outputs.shape)
+    outputs = jax.jit(model.apply)(variables, x).reshape(tap.outputs.shape)
     np.testing.assert_allclose(
         as_rows(tap.outputs), as_rows(outputs), rtol=tolerance, atol=tolerance
     )
@@ -216,7 +216,8 @@ def test_head_inputs_are_those_of_the_network(kind, key):
 @pytest.mark.parametrize("kind", KINDS)
 def test_apply_is_the_module_s_own(kind):
     module, model, variables, x, _ = build(kind)
-    chex.assert_trees_all_close(model.apply(variables, x), module.apply(variables, x))
+    outputs, expected = (jax.jit(f)(variables, x) for f in (model.apply, module.apply))
+    chex.assert_trees_all_close(outputs, expected)
 
 
 @pytest.mark.parametrize("kind", ["compact", "noisy", "scan", "partitioned"])

@@ -130,7 +130,7 @@ def build(kind, features="inference"):
     make, shape, head = KINDS[kind]
     x = jax.random.normal(jax.random.key(1), shape)
     model = lj_nnx.as_model(make, x, features=features)
-    return make, model, model.init(jax.random.key(2)), x, head
+    return make, model, jax.jit(model.init)(jax.random.key(2)), x, head
 
 
 def features_by_derivative(model, variables, x):
@@ -142,7 +142,7 @@ def features_by_derivative(model, variables, x):
         outputs = model.apply(moved, x).reshape(-1, kernel.shape[1])
         return outputs[:, 0].astype(jnp.float32)
 
-    return jax.jacrev(first_outputs)(kernel[:, 0])
+    return jax.jit(jax.jacrev(first_outputs))(kernel[:, 0])
 
 
 def as_rows(x):
