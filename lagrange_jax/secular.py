@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 __all__ = ["solve_secular"]
 
-# Newton from the guaranteed left bound needed at most 14 steps on 2e5 adversarial
-# problems (eigenvalues and projections over twelve decades), in both precisions.
-NUM_STEPS = 16
+# Newton from the start below needed at most 9 steps on two million adversarial
+# problems (gaps and projections over twelve decades, clusters, staircases, norms at
+# the very edge of the hard case), in both precisions.
+NUM_STEPS = 12
 
 
 def solve_secular(
@@ -58,10 +59,31 @@ def solve_secular(
 
 
 def _start(loads, gaps):
-    """The best of the d bounds `sum_{i<=j} q_i / (gap_j + theta)^2 <= phi`."""
-    bounds = jnp.sqrt(jnp.cumsum(loads, axis=0)) - gaps
+    r"""A guaranteed left bound of the root, within a small factor of it.
+
+    The first bound keeps only the j lowest poles, $\sqrt{\sum_{i \le j} q_i} -
+    \delta_j$. Where the other poles alone come to a norm of about one it is far too
+    low, and Newton would gain a factor of 1.5 a step. The second bound adds their
+    tangent $a_j - b_j \theta$ there, which lies below them because they are convex:
+    $t = \delta_j + \theta$ is at least what solves $Q_j / t^2 = (1 - a_j)^+ + b_j t$.
+    """
     smallest = jnp.finfo(loads.dtype).tiny ** 0.25
-    return jnp.maximum(jnp.max(bounds, axis=0, keepdims=True), smallest)
+    below = jnp.cumsum(loads, axis=0)
+    first = jnp.max(jnp.sqrt(below) - gaps, axis=0, keepdims=True)
+    first = jnp.maximum(first, smallest)
+    inverse = 1 / (gaps + first)
+    terms = loads * inverse**2
+    missing = jnp.maximum(1 - _sum_above(terms), smallest)
+    slope = jnp.maximum(2 * _sum_above(terms * inverse), smallest)
+    # At the smaller of the two neither term exceeds Q / 2 t^2.
+    bounds = jnp.minimum(jnp.sqrt(below / (2 * missing)), jnp.cbrt(below / (2 * slope)))
+    return jnp.maximum(first, jnp.max(bounds - gaps, axis=0, keepdims=True))
+
+
+def _sum_above(terms):
+    """For every row the sum of the rows after it, without cancellation."""
+    sums = jnp.cumsum(terms[::-1], axis=0)[::-1]
+    return jnp.concatenate([sums[1:], jnp.zeros_like(sums[:1])])
 
 
 def _newton(loads, gaps, theta):
