@@ -72,7 +72,8 @@ def solve_least_squares(
       relation: `"equality"`, or `"at_most"` for a ball, whose interior solution is
         the minimum-norm unconstrained one.
       exact: measure a column by $w^T S w \,/\, (\mathrm{tr} S / d)$ instead of
-        $\|w\|^2$. The multiplier then belongs to $(1 + \mu) S w = r$.
+        $\|w\|^2$. The multiplier then belongs to $(S + \mu M) w = r$ with the
+        metric $M = S d / \mathrm{tr} S$.
       use_bias: whether the head has a bias.
       tie_break: a kernel whose projection fills what the data leave free; the
         model's own random kernel, as a rule. None: a fixed random one.
@@ -154,13 +155,17 @@ def _on_sphere(spectrum, norm_sq, relation, tie_break):
     eps = jnp.finfo(s.dtype).eps
     gaps = jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
     load = _length(projections, wanted)
-    load = jnp.where(load > 0, load, 1)
+    # Without any load the tie-break alone decides, in the unit of S w.
+    is_loaded = load > 0
+    unit = jnp.where(s[-1] > 0, s[-1], 1) * jnp.sqrt(wanted)
+    load = jnp.where(is_loaded, load, unit)
     is_noise = jnp.abs(projections) <= NOISE * eps * load
     tie = TIE_BREAK * eps * load * _dot(basis.T, tie_break)
     loads = jnp.where(is_noise, projections + tie, projections)
     theta = solve_secular(gaps, loads, wanted)
     inverse = 1 / (gaps[:, None] + theta)
-    coordinates, multiplier = loads * inverse, theta - s[0]
+    coordinates = loads * inverse
+    multiplier = jnp.where(is_loaded, theta, 0) - s[0]
     is_met = jnp.full(wanted.shape, True)
     is_hard_case = _length(projections * inverse, wanted) ** 2 < wanted * (1 - eps**0.5)
     if relation == "at_most":
@@ -169,7 +174,7 @@ def _on_sphere(spectrum, norm_sq, relation, tie_break):
         is_met = _length(inner, wanted) ** 2 > wanted
         coordinates = jnp.where(is_met, coordinates, inner)
         inverse = jnp.where(is_met, inverse, inner_inverse)
-        multiplier = jnp.where(is_met, multiplier, 0)
+        multiplier = jnp.where(is_met, jnp.maximum(multiplier, 0), 0)
     kernel = _dot(basis, coordinates)
     length = _length(kernel, wanted)
     kernel = kernel * jnp.where(is_met, jnp.sqrt(wanted) / length, 1)
@@ -198,11 +203,16 @@ def _on_ellipsoid(spectrum, norm_sq, relation, tie_break):
     length = jnp.where(
         is_empty, _norm_sq(spectrum, tie_break, norm_sq, exact=True), length
     )
-    scale = jnp.sqrt(norm_sq / length)
+    # Constant features put out nothing: no scale reaches the wanted variance.
+    scale = jnp.sqrt(norm_sq / jnp.where(length > 0, length, 1))
     is_met = jnp.full(norm_sq.shape, True)
+    # On the ellipsoid S w = r / scale; without a load any w is optimal if mu M = -S.
+    pull = jnp.where(is_empty, 0, 1 / scale)
     if relation == "at_most":
-        is_met, scale = scale < 1, jnp.where(is_empty, 0, jnp.minimum(scale, 1))
-    multiplier = _mean_variance(spectrum) * (1 / jnp.where(scale > 0, scale, 1) - 1)
+        is_met = (scale < 1) & ~is_empty
+        scale = jnp.where(is_empty, 0, jnp.minimum(scale, 1))
+        pull = jnp.where(is_met, pull, 1)
+    multiplier = _mean_variance(spectrum) * (pull - 1)
     return scale * kernel, multiplier, is_met, is_met & is_empty
 
 
@@ -297,7 +307,8 @@ def _status(spectrum, usable, rows):
 
 
 def _mean_variance(spectrum):
-    return jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
+    variance = jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
+    return jnp.where(variance == 0, 1, variance)
 
 
 def _pseudo_inverse(eigenvalues):
@@ -319,7 +330,9 @@ def _length(array, like):
     largest = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     squares = _sum((array / largest) ** 2, like)
     # The square root has no derivative at zero; the length of nothing is constant.
-    root = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    # NaN counts as something, so that it reaches the status.
+    is_zero = squares == 0
+    root = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
     return largest * root
 
 

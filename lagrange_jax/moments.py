@@ -204,7 +204,8 @@ def compute_moments(
     features, targets = features.astype(dtype), targets.astype(dtype)
     if weights is not None:
         weights = weights.astype(dtype)
-        used = (weights > 0)[:, None]
+        weights = jnp.where(weights <= 0, 0, weights)  # NaN stays
+        used = (weights != 0)[:, None]
         features = jnp.where(used, features, jnp.zeros((), dtype))
         targets = jnp.where(used, targets, jnp.zeros((), dtype))
     return _moments(features, targets, weights)
