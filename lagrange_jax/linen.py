@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from lagrange_jax import affine
+from lagrange_jax import affine, head_check
 from lagrange_jax.types import Model, Path
 
 __all__ = ["as_model", "record_calls", "sow_call"]
@@ -149,7 +149,7 @@ def as_model(
         found = sown(updates)
         return outputs, {path: found[path][0] for path in paths}
 
-    affine.check_head(forward, init, head_path, layers, example)
+    head_check.check_head(forward, init, head_path, layers, example)
 
     def apply(variables, inputs):
         return run(variables, inputs, jax.random.key(0), training=False)[0]

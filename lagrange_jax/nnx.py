@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
-from lagrange_jax import affine, linen
+from lagrange_jax import affine, head_check, linen
 from lagrange_jax.types import Key, Model, Path, Variables
 
 __all__ = ["as_model", "update"]
@@ -246,7 +246,7 @@ def as_model(
         outputs, _, found = run_tapped(variables, inputs, key)
         return outputs, {path: found[path][0] for path in paths}
 
-    affine.check_head(forward, init, head_path, layers, example)
+    head_check.check_head(forward, init, head_path, layers, example)
 
     def apply(variables, inputs):
         return run_eval(variables, inputs, jax.random.key(0))[0]
