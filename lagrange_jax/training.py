@@ -213,7 +213,9 @@ def _make_update(objective, optimizer):
     def update(state: _State, batch: Batch, key: Key) -> _State:
         loss, variables, gradient = objective.gradient(state.variables, batch, key)
         params = variables["params"]
-        updates, memory = optimizer.update(gradient, state.optimizer, params)
+        # Optax's Adam raises a Python float to an integer count.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, memory = optimizer.update(gradient, state.optimizer, params)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(params, updates)
         diverged = state.diverged | ~finite
