@@ -72,7 +72,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help="run folder; runs/NAME if not given")
     parser.add_argument("--data-dir", help="folder of data fetched by hand")
     parser.add_argument("fields", nargs="*", metavar="field=value")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

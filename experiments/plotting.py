@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["colour_of", "make_axes", "mean_interval", "plot_band", "save_figure"]
+__all__ = [
+    "colour_of",
+    "make_axes",
+    "mean_interval",
+    "plain_log_ticks",
+    "plot_band",
+    "save_figure",
+]
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -48,6 +55,12 @@ def make_axes(
         one.grid(color="0.9", linewidth=0.6)
         one.set_axisbelow(True)
     return figure, axes
+
+
+def plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Labels a logarithmic y axis with plain numbers at these values only."""
+    axes.set_yticks(values, [f"{value:g}" for value in values])
+    axes.set_yticks([], minor=True)
 
 
 def plot_band(axes: Axes, x: Any, curves: Any, colour: str, label: str, **kwargs: Any):

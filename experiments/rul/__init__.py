@@ -1,0 +1,1 @@
+"""Does the Lagrangian head save epochs on remaining useful life (C-MAPSS)?"""
