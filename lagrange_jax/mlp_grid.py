@@ -80,8 +80,9 @@ def make_mlp_train(
 
     Returns:
       `train(key, strength, num_examples) -> TrainResult`. It may be vmapped over
-      strengths and all that acts on the weights only; mapping it over sizes, keys
-      or data is `run_mlp_grid`'s task and raises a `ValueError` under `jax.vmap`.
+      whatever leaves the examples and their order alone, such as strengths and
+      initial scales. Sizes, and keys that decide the data or the mini-batches, take
+      turns in `run_mlp_grid` and raise a `ValueError` under `jax.vmap`.
 
     Raises:
       ValueError: if the network is not of this form.
@@ -94,6 +95,9 @@ def make_mlp_train(
 
 def run_mlp_grid(train: Callable[..., Any], grid: Grid, **options: Any) -> GridResult:
     """`run_grid` for what `make_mlp_train` returns: the strengths side by side.
+
+    Further axes that act on the weights alone may join the strengths through
+    `run_grid(..., together=("strength", "scale"))`.
 
     Args:
       train: the training function.

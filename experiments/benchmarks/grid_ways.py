@@ -198,7 +198,7 @@ def torch_loop(problem: Problem, start):
     """`torch.nn` and `torch.optim.SGD`, one network after another."""
     import torch
 
-    epochs = max(1, problem.config.num_epochs // 10)
+    epochs = max(1, problem.config.num_epochs // 5)
     inputs, targets = map(torch.from_numpy, (problem.inputs, problem.targets))
     decay = float(problem.strengths[-1])
 
@@ -254,7 +254,7 @@ def sklearn_loop(problem: Problem, start):
     """scikit-learn's `MLPClassifier` with plain full-batch SGD."""
     from sklearn.neural_network import MLPClassifier
 
-    epochs = max(1, problem.config.num_epochs // 10)
+    epochs = max(1, problem.config.num_epochs // 5)
 
     def train(size):
         MLPClassifier(
