@@ -83,8 +83,18 @@ def _plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def _extends(old: Any, new: Any) -> bool:
+    """Whether old rows still belong: lists (seeds, methods) may get more members."""
+    if isinstance(old, list) and isinstance(new, list):
+        return all(value in new for value in old)
+    return old == new
+
+
 def open_run(folder: Folder, config: Any) -> Path:
     """Makes a run folder, or opens one that the same configuration started.
+
+    Rows belong to members of tuples, such as a seed: a tuple may get more members
+    than it had, so that a run can be extended.
 
     Args:
       folder: where the run is recorded.
@@ -103,7 +113,7 @@ def open_run(folder: Folder, config: Any) -> Path:
         changed = [
             f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+            if not _extends(old.get(name), new.get(name))
         ]
         if changed and read_rows(path):
             raise ValueError(

@@ -63,6 +63,15 @@ def test_another_configuration_is_refused_once_there_are_rows(tmp_path):
     assert record.read_config(tmp_path)["epochs"] == 4
 
 
+def test_a_run_can_be_extended_but_not_cut(tmp_path):
+    record.open_run(tmp_path, Config(seeds=(0, 1)))
+    record.append_row(tmp_path, {"seed": 1})
+    record.open_run(tmp_path, Config(seeds=(2, 1, 0)))
+    assert record.read_config(tmp_path)["seeds"] == [2, 1, 0]
+    with pytest.raises(ValueError, match="seeds was"):
+        record.open_run(tmp_path, Config(seeds=(0, 2)))
+
+
 def test_fields_are_read_by_the_type_of_their_default():
     fields = ["epochs=7", "rate=1e-3", "subset=x=y", "shuffle=False", "seeds=4"]
     expected = Config(7, 1e-3, "x=y", False, (4,))

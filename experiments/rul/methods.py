@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 import lagrange_jax as lj
+from lagrange_jax.strength_choice import evidence_norm
 
 __all__ = ["BASELINES", "LABELS", "MAIN", "METHODS", "loss_within"]
 
@@ -59,6 +60,7 @@ LAGRANGE = {
     **_both_relations("backward", lj.backward_variance),
     **_both_relations("glorot", lj.glorot_variance),
     **_both_relations("kaiming_norm", lj.kaiming_variance, gain=TANH_GAIN),
+    "evidence": _lagrange(evidence_norm()),
     "loss_within_10": _lagrange(loss_within(1.1)),
     "loss_within_50": _lagrange(loss_within(1.5)),
     **_both_relations("exact_forward", lj.forward_variance, exact=True),
@@ -84,6 +86,7 @@ _NAMES = {
     "backward": "Lagrange, backward",
     "glorot": "Lagrange, Glorot",
     "kaiming_norm": "Lagrange, Kaiming gain",
+    "evidence": "Lagrange, evidence",
     "loss_within_10": "Lagrange, loss within 10%",
     "loss_within_50": "Lagrange, loss within 50%",
     "exact_forward": "Lagrange, exact forward",
