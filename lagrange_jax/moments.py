@@ -97,6 +97,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     origin_t = jnp.where(empty, b.origin_t, a.origin_t)
     a_x, a_t = _offsets_from(a, origin_x, origin_t)
     b_x, b_t = _offsets_from(b, origin_x, origin_t)
+    # Nothing has no mean; that of zero would be far away and cost digits.
+    a_x, a_t = jnp.where(empty, b_x, a_x), jnp.where(empty, b_t, a_t)
     step_x, step_t = b_x - a_x, b_t - a_t
 
     def mix(u, v, outer):
