@@ -91,4 +91,5 @@ def _newton(loads, gaps, theta):
     terms = loads * inverse**2
     phi = terms.sum(0, keepdims=True)
     slope = (terms * inverse).sum(0, keepdims=True)
-    return theta + phi * (jnp.sqrt(phi) - 1) / slope
+    # From the left it only climbs; rounding may have put the start on the right.
+    return jnp.maximum(theta + phi * (jnp.sqrt(phi) - 1) / slope, theta / 2)
