@@ -95,7 +95,7 @@ def evidence_norm(
     The head is then the ridge regression of that strength, with half the strength
     as its multiplier. Where the data call for no head at all (the upper edge of
     `choose_strength`) the norm is NaN: the solver's status says INVALID_NORM and the
-    network keeps its own head. Where they call for no penalty (the lower edge) it is
+    network keeps its own head (outside `jax.jit` the solver refuses such a norm). Where they call for no penalty (the lower edge) it is
     the norm of least squares, and the multiplier is zero but for rounding.
 
     Args:
@@ -155,7 +155,7 @@ def _choose(spectrum, criterion, bounds, per_output):
     for _ in range(1 + NUM_ZOOMS):
         grid = jnp.linspace(left, right, NUM_POINTS)
         minimum = jax.vmap(parabola_minimum, 1)(grid, evaluate(grid))
-        around = minimum.index + jnp.array([[-1], [1]])
+        around = minimum.index[None] + jnp.array([[-1], [1]])
         around = jnp.clip(around, 0, NUM_POINTS - 1)
         left, right = jnp.take_along_axis(grid, around, axis=0)
         if edge is None:
