@@ -28,11 +28,18 @@ __all__ = [
     "update_moments",
 ]
 
-# Rows that are centred and multiplied while they are still in the cache.
-BLOCK_ROWS = 1024
-# Columns of one strip of a symmetric product: wide enough for the matrix unit to
-# be busy, narrow enough that skipping the lower triangle pays.
-STRIP_COLUMNS = 128
+# Entries of a block of rows that is centred and multiplied while it is in a cache.
+BLOCK_ENTRIES = 2**17
+# With fewer rows, adding up the products of blocks costs too much beside forming
+# them; with more, float32 sums within a block lose digits.
+MIN_BLOCK_ROWS = 256
+MAX_BLOCK_ROWS = 1024
+# Columns of one strip of a symmetric product: wide enough for the matrix unit to be
+# busy, narrow enough that skipping the lower triangle pays, and a multiple of the
+# 48 (AVX-512), 24 and 16 columns that products handle at a time.
+STRIP_COLUMNS = 144
+# Rows that the origin is the mean of.
+ORIGIN_ROWS = 1024
 
 
 class Moments(NamedTuple):
@@ -245,18 +252,18 @@ def _moments(features, targets, weights):
         return _sums(x - origin_x[None], t - origin_t[None], a)
 
     def step(i, sums):
-        return jax.tree.map(
-            jnp.add, sums, block_sums(first + i * BLOCK_ROWS, BLOCK_ROWS)
-        )
+        return jax.tree.map(jnp.add, sums, block_sums(first + i * rows, rows))
 
-    first = n % BLOCK_ROWS or BLOCK_ROWS
+    rows = min(max(BLOCK_ENTRIES // d, MIN_BLOCK_ROWS), MAX_BLOCK_ROWS)
+    first = n % rows or rows
     sums = block_sums(0, first)
     if n > first:
-        sums = lax.fori_loop(0, (n - first) // BLOCK_ROWS, step, sums)
-    count, sum_x, sum_t, products, squares = sums
+        sums = lax.fori_loop(0, (n - first) // rows, step, sums)
+    count, sum_x, sum_t, strips, cross, squares = sums
     scale = 1 / jnp.where(count > 0, count, 1)
     x, t = scale * sum_x, scale * sum_t
-    upper = jnp.triu(scale * products[:, :d] - jnp.outer(x, x))
+    strips = [jnp.pad(strip, ((0, 0), (d - strip.shape[1], 0))) for strip in strips]
+    upper = jnp.triu(scale * jnp.concatenate(strips) - jnp.outer(x, x))
     return Moments(
         count,
         origin_x,
@@ -264,39 +271,38 @@ def _moments(features, targets, weights):
         x,
         t,
         cov_xx=upper + jnp.triu(upper, 1).T,
-        cov_xt=scale * products[:, d:] - jnp.outer(x, t),
+        cov_xt=scale * cross.T - jnp.outer(x, t),
         var_t=scale * squares - t**2,
     )
 
 
 def _origin(rows, weights):
     """Mean of some rows that count: near the data, wherever the weights are."""
-    some = rows[:: -(-len(rows) // BLOCK_ROWS)]
+    some = rows[:: -(-len(rows) // ORIGIN_ROWS)]
     if weights is None:
         return some.mean(0)
-    share = weights[:: -(-len(rows) // BLOCK_ROWS)]
+    share = weights[:: -(-len(rows) // ORIGIN_ROWS)]
     total = share.sum()
     mean = (share @ some) / jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, mean, rows[jnp.argmax(weights)])
 
 
 def _sums(x, t, weights):
-    """Sums over one block; only the upper triangle of x^T x is formed."""
-    ones = jnp.ones(len(x), x.dtype) if weights is None else weights
-    a = x if weights is None else weights[:, None] * x
-    products = _upper_product(a, jnp.concatenate([x, t], axis=1))
-    return ones.sum(), _dot(ones, x), _dot(ones, t), products, _dot(ones, t**2)
+    """Sums over one block; of x^T x only strips on and above the diagonal.
 
-
-def _upper_product(a, b):
-    """Returns a^T b with blocks below the diagonal left at zero, strip by strip."""
-    d = a.shape[1]
-    width = STRIP_COLUMNS if d >= 2 * STRIP_COLUMNS else d
+    Targets come first in their product with the features: the result's long rows
+    are what products are fast at.
+    """
+    a, b, count = x, t, jnp.asarray(len(x), x.dtype)
+    if weights is not None:
+        a, b, count = weights[:, None] * x, weights[:, None] * t, weights.sum()
+    stops = range(x.shape[1], 0, -STRIP_COLUMNS)
+    starts = [max(stop - STRIP_COLUMNS, 0) for stop in stops]
     strips = [
-        jnp.pad(_dot(a[:, i : i + width].T, b[:, i:]), ((0, 0), (i, 0)))
-        for i in range(0, d, width)
+        _dot(a[:, start:stop].T, x[:, start:])
+        for start, stop in zip(starts, stops, strict=True)
     ]
-    return jnp.concatenate(strips)
+    return count, a.sum(0), b.sum(0), strips[::-1], _dot(b.T, x), (b * t).sum(0)
 
 
 def _dot(a, b):
