@@ -80,6 +80,18 @@ def max_difference(result, problem: Problem) -> float:
     return worst
 
 
+def processor() -> str:
+    """Returns the processor's model, on which the ratios depend."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
+    sets = ("avx512f", "avx2")
+    flags = next((x.split() for x in lines if x.startswith("flags")), [])
+    return " ".join([*names[:1], *(x for x in sets if x in flags)])
+
+
 def environment() -> dict[str, Any]:
     packages = {}
     for name in ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "torch"):
@@ -91,6 +103,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "system": platform.system(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "cores_of_machine": os.cpu_count(),
     }
