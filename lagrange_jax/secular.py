@@ -68,7 +68,7 @@ def _start(loads, gaps):
     $t = \delta_j + \theta$ is at least what solves $Q_j / t^2 = (1 - a_j)^+ + b_j t$.
     """
     smallest = jnp.finfo(loads.dtype).tiny ** 0.25
-    below = jnp.cumsum(loads, axis=0)
+    below = lax.associative_scan(jnp.add, loads)
     first = jnp.max(jnp.sqrt(below) - gaps, axis=0, keepdims=True)
     first = jnp.maximum(first, smallest)
     inverse = 1 / (gaps + first)
@@ -76,13 +76,15 @@ def _start(loads, gaps):
     missing = jnp.maximum(1 - _sum_above(terms), smallest)
     slope = jnp.maximum(2 * _sum_above(terms * inverse), smallest)
     # At the smaller of the two neither term exceeds Q / 2 t^2.
-    bounds = jnp.minimum(jnp.sqrt(below / (2 * missing)), jnp.cbrt(below / (2 * slope)))
+    bounds = jnp.minimum(
+        jnp.sqrt(below / (2 * missing)), (below / (2 * slope)) ** (1 / 3)
+    )
     return jnp.maximum(first, jnp.max(bounds - gaps, axis=0, keepdims=True))
 
 
 def _sum_above(terms):
     """For every row the sum of the rows after it, without cancellation."""
-    sums = jnp.cumsum(terms[::-1], axis=0)[::-1]
+    sums = lax.associative_scan(jnp.add, terms, reverse=True)
     return jnp.concatenate([sums[1:], jnp.zeros_like(sums[:1])])
 
 
