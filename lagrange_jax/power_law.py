@@ -192,8 +192,14 @@ def fit_power_law(
     ends = jnp.nanquantile(lines, jnp.array([tail, 1 - tail], x.dtype), axis=0)
     ends = ends if num_seeds > 1 else jnp.full_like(ends, jnp.nan)
     used = ~best.is_censored
-    num_points = (used.any(1) if points == "means" else used).sum()
-    return PowerLaw(*line, ends[:, 0], ends[:, 1], num_points, (~used).sum(1))
+    return PowerLaw(
+        slope=line[0],
+        intercept=line[1],
+        slope_interval=ends[:, 0],
+        intercept_interval=ends[:, 1],
+        num_points=(used.any(1) if points == "means" else used).sum(),
+        num_censored=(~used).sum(1),
+    )
 
 
 def _check(sizes, best, points):

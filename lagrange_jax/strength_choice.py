@@ -95,8 +95,9 @@ def evidence_norm(
     The head is then the ridge regression of that strength, with half the strength
     as its multiplier. Where the data call for no head at all (the upper edge of
     `choose_strength`) the norm is NaN: the solver's status says INVALID_NORM and the
-    network keeps its own head (outside `jax.jit` the solver refuses such a norm). Where they call for no penalty (the lower edge) it is
-    the norm of least squares, and the multiplier is zero but for rounding.
+    network keeps its own head; outside `jax.jit` the solver refuses such a norm.
+    Where they call for no penalty (the lower edge) it is the norm of least squares,
+    and the multiplier is zero but for rounding.
 
     Args:
       per_output: one strength and one sphere an output, or one for all.
@@ -151,22 +152,26 @@ def _choose(spectrum, criterion, bounds, per_output):
     low, high = _range(spectrum) if bounds is None else bounds
     ends = jnp.log(jnp.stack([jnp.asarray(low, dtype), jnp.asarray(high, dtype)]))
     left, right = jnp.broadcast_to(ends[:, None], (2, k if per_output else 1))
-    edge = None
-    for _ in range(1 + NUM_ZOOMS):
-        grid = jnp.linspace(left, right, NUM_POINTS)
-        minimum = jax.vmap(parabola_minimum, 1)(grid, evaluate(grid))
-        around = minimum.index[None] + jnp.array([[-1], [1]])
-        around = jnp.clip(around, 0, NUM_POINTS - 1)
-        left, right = jnp.take_along_axis(grid, around, axis=0)
-        if edge is None:
-            side = jnp.where(minimum.index < NUM_POINTS // 2, -1, 1)
-            edge, first = jnp.where(minimum.is_edge, side, 0), minimum.position
-    position = jnp.where(edge == 0, minimum.position, first)
+    minimum, bracket = _search(evaluate, left, right)
+    side = jnp.where(minimum.index < NUM_POINTS // 2, -1, 1)
+    edge, position = jnp.where(minimum.is_edge, side, 0), minimum.position
+    for _ in range(NUM_ZOOMS):
+        minimum, bracket = _search(evaluate, *bracket)
+    position = jnp.where(edge == 0, minimum.position, position)
     value = evaluate(position[None])[0]
     shape = (k,) if per_output else ()
     return StrengthChoice(
         jnp.exp(position).reshape(shape), value.reshape(shape), edge.reshape(shape)
     )
+
+
+def _search(evaluate, left, right):
+    """The lowest point of a grid in each column, and its neighbours."""
+    grid = jnp.linspace(left, right, NUM_POINTS)
+    minimum = jax.vmap(parabola_minimum, 1)(grid, evaluate(grid))
+    around = minimum.index[None] + jnp.array([[-1], [1]])
+    around = jnp.clip(around, 0, NUM_POINTS - 1)
+    return minimum, jnp.take_along_axis(grid, around, axis=0)
 
 
 def _range(spectrum):

@@ -1,5 +1,7 @@
 """Leave-one-out and its generalisation against refits and scikit-learn."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def test_errors_are_those_of_refits(x64, n, d, use_bias, route):
         spectrum, features, targets, 0.1, weights, use_bias=use_bias
     )
     np.testing.assert_allclose(found[seen], wanted[seen], 1e-9)
-    criterion = leave_one_out(features, targets, weights, use_bias=use_bias)
+    criterion: Any = leave_one_out(features, targets, weights, use_bias=use_bias)
     total = weights @ wanted**2 / weights.sum()
     np.testing.assert_allclose(criterion(spectrum, 0.1), total, 1e-9)
 
@@ -108,18 +110,18 @@ def test_gcv_is_its_definition(x64, n, d, use_bias, route):
 
 def test_gcv_is_leave_one_out_where_leverages_are_equal(x64):
     angles = 2 * np.pi * np.arange(12) / 12
-    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    targets = np.random.default_rng(0).normal(size=(12, 2)) + features
+    features = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    targets = jax.random.normal(jax.random.key(0), (12, 2)) + features
     spectrum = spectrum_of(features, targets)
-    wanted = leave_one_out(features, targets)(spectrum, 0.3)
+    wanted = leave_one_out(features, targets)(spectrum, jnp.float64(0.3))
     np.testing.assert_allclose(gcv(spectrum, 0.3), wanted, 1e-12)
 
 
 def test_single_precision():
     exact = problem(60, 8)
-    arrays = [a.astype(np.float32) for a in exact]
-    spectrum = spectrum_of(*arrays)
-    found = leave_one_out_errors(spectrum, *arrays[:2], 0.1, arrays[2])
+    x, t, weights = problem(60, 8, dtype=np.float32)
+    spectrum = spectrum_of(x, t, weights)
+    found = leave_one_out_errors(spectrum, x, t, 0.1, weights)
     assert found.dtype == jnp.float32
-    wanted = refits(*exact, 0.1, True)
+    wanted = refits(exact[0], exact[1], exact[2], 0.1, True)
     np.testing.assert_allclose(found, wanted, 1e-3, 1e-4)

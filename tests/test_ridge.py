@@ -1,6 +1,7 @@
 """The ridge path against scikit-learn, NumPy and its own definition."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ SHAPES = pytest.mark.parametrize("n, d", [(60, 8), (9, 20)], ids=["tall", "wide"
 ROUTES = pytest.mark.parametrize("route", ["moments", "gram"])
 
 
-def problem(n=60, d=8, k=3, seed=0, dtype=np.float64):
+def problem(n=60, d=8, k=3, seed=0, dtype: Any = np.float64) -> Any:
     """Features of unequal scales and means; weights with zeros among them."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, d)) * np.linspace(0.3, 2, d) + rng.normal(size=d)

@@ -1,13 +1,18 @@
 """The strength and the norm that the data choose."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import RidgeCV
 
+import lagrange_jax.linen
 from lagrange_jax.evidence import negative_log_evidence
+from lagrange_jax.initializers import initialize, lagrange
 from lagrange_jax.least_squares import solve_spectrum
 from lagrange_jax.leave_one_out import gcv, leave_one_out
 from lagrange_jax.parabola import parabola_minimum
@@ -22,7 +27,7 @@ FACTORIES = pytest.mark.parametrize(
 )
 
 
-def wide_noise(n=40, d=6, noise=3.0, seed=0, dtype=np.float64):
+def wide_noise(n=40, d=6, noise=3.0, seed=0, dtype: Any = np.float64) -> Any:
     """Weak signal: every criterion has its minimum well inside the range."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, d))
@@ -63,7 +68,7 @@ def test_choice_is_that_of_scikit_learn(x64):
     choice = choose_strength(
         spectrum_of(features, targets), leave_one_out(features, targets)
     )
-    model = RidgeCV(alphas=len(features) * strengths / 2).fit(features, targets)
+    model: Any = RidgeCV(alphas=len(features) * strengths / 2).fit(features, targets)
     step = strengths[1] / strengths[0]
     assert 1 / step < choice.strength * len(features) / 2 / model.alpha_ < step
 
@@ -89,6 +94,20 @@ def test_constraint_gives_the_ridge_head(x64, factory, criterion, per_output, us
     np.testing.assert_allclose(solution.bias, head.bias, 1e-8)
 
 
+def test_head_of_a_network():
+    inputs, targets = wide_noise(60, dtype=np.float32)
+    model = lagrange_jax.linen.as_model(nn.Dense(3), inputs[:1])
+    init = lagrange(evidence_norm(per_output=False))
+    variables, info = initialize(jax.random.key(0), model, init, (inputs, targets))
+    choice = choose_strength(spectrum_of(inputs, targets))
+    assert info.status == Status.SUCCESS and choice.edge == 0
+    np.testing.assert_allclose(2 * info.multiplier, choice.strength, 1e-2)
+    outputs = model.apply(variables, inputs)
+    head = solve_ridge(spectrum_of(inputs, targets), choice.strength)
+    wanted = inputs @ np.asarray(head.kernel) + np.asarray(head.bias)
+    np.testing.assert_allclose(outputs, wanted, 1e-2, 1e-2)
+
+
 def test_edges_are_told(x64):
     features, targets = wide_noise()
     exact = features @ np.ones((6, 1))
@@ -101,18 +120,16 @@ def test_edges_are_told(x64):
     spectrum = spectrum_of(features, targets)
     inside = choose_strength(spectrum)
     for factor, edge in ((0.01, 1), (100.0, -1)):
-        bounds = sorted(
-            (float(inside.strength) * factor, float(inside.strength) * factor**2)
-        )
-        cut = choose_strength(spectrum, bounds=tuple(bounds))
+        ends = float(inside.strength) * np.array([factor, factor**2])
+        cut = choose_strength(spectrum, bounds=(ends.min(), ends.max()))
         assert cut.edge == edge
-        np.testing.assert_allclose(cut.strength, bounds[1 if edge == 1 else 0], 1e-12)
+        np.testing.assert_allclose(cut.strength, ends[0], 1e-12)
 
 
 def test_data_that_call_for_no_head_have_no_norm():
     rng = np.random.default_rng(0)
     signal = np.repeat(rng.normal(size=(20, 4)), 2, axis=0).astype(np.float32)
-    nothing = np.tile(np.float32([[1.0], [-1.0]]), (20, 1))
+    nothing = np.tile([[1.0], [-1.0]], (20, 1)).astype(np.float32)
     spectrum = spectrum_of(signal, nothing)
     norm_sq = evidence_norm().norm_sq(spectrum)
     assert np.isnan(norm_sq).all()
