@@ -1,0 +1,91 @@
+"""Timing on a shared machine: one core, processor time, interleaved rounds, medians.
+
+Import this before any numerical library and call `use_one_core` first of all.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Times", "environment", "measure", "ratio", "use_one_core", "write_rows"]
+
+Times = dict[str, list[float]]
+
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "flax", "optax")
+PEERS = ("galahad-optrove", "pymanopt", "fracridge")
+
+
+def use_one_core() -> None:
+    """Pins this process to one core and every library to one thread."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    )
+
+
+def measure(ways: Mapping[str, Callable[[], Any]], rounds: int) -> Times:
+    """Returns the processor time of each way in each round, in seconds.
+
+    The ways take turns within a round, so that a ratio within a round compares what
+    ran under the same load. A first, untimed round compiles. A way must return only
+    when its result is there.
+    """
+    for run in ways.values():
+        run()
+    times: Times = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            start = time.process_time()
+            run()
+            times[name].append(time.process_time() - start)
+    return times
+
+
+def ratio(times: Times, name: str, base: str | Sequence[str], scale=1.0) -> float:
+    """Returns the median over rounds of `scale` times a way over the sum of others."""
+    bases = [base] if isinstance(base, str) else base
+    columns = zip(*(times[x] for x in bases), strict=True)
+    below = [sum(column) for column in columns]
+    pairs = zip(times[name], below, strict=True)
+    return scale * statistics.median(a / b for a, b in pairs)
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions, the kind of processor and the number of cores."""
+    versions = {}
+    for name in (*PACKAGES, *PEERS):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    vectors = [x for x in ("avx2", "avx512f", "avx512_bf16") if x in flags]
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "vector_extensions": vectors,
+        "cores": os.cpu_count(),
+        "cores_used": 1,
+    }
+
+
+def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes how and where it was measured, and the rows, as JSON."""
+    record = {"command": command, "environment": environment(), "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
