@@ -12,7 +12,6 @@ __all__ = [
     "FAMILIES",
     "NEAR_HARD",
     "Problem",
-    "flat_directions",
     "free_directions",
     "make",
     "stack",
@@ -100,12 +99,3 @@ def free_directions(problem):
     _, scales, right = np.linalg.svd(rows - rows.mean(0), full_matrices=True)
     rank = int((scales > 1e-6 * scales[0]).sum())
     return right[rank:].T
-
-
-def flat_directions(problem):
-    """Free directions, or the single direction of least variance if none is free."""
-    free = free_directions(problem)
-    if free.shape[1]:
-        return free
-    rows = problem.features[problem.mask > 0].astype(np.float64)
-    return np.linalg.svd(rows - rows.mean(0))[2][-1:].T

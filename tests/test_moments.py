@@ -1,6 +1,7 @@
 """Moments: one number whichever way the data arrive."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -15,7 +16,7 @@ from tests import oracles
 N, D, K = 1100, 5, 2  # more rows than one block
 
 
-def data(seed=0, mean=0.0, n=N, dtype=np.float32):
+def data(seed=0, mean=0.0, n=N, dtype: Any = np.float32) -> Any:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, D)) @ rng.normal(size=(D, D)) + mean
     targets = features[:, :K] + rng.normal(size=(n, K))
@@ -185,7 +186,7 @@ def test_gradients_are_those_of_finite_differences(x64, weighted):
     if weighted:
         point["weights"] = np.abs(weights) + 0.1
     rng = np.random.default_rng(3)
-    shapes = jax.eval_shape(lj.compute_moments, **point)
+    shapes: Any = jax.eval_shape(lj.compute_moments, **point)
     probe = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
 
     @jax.jit
@@ -204,7 +205,7 @@ def test_gradients_are_those_of_finite_differences(x64, weighted):
         np.testing.assert_allclose(gradient[name], wanted, atol=1e-8, err_msg=name)
 
 
-BAD = {
+BAD: dict[str, Any] = {
     "expected features": (np.zeros((4, 2)), np.zeros(4), None),
     r"targets \(3, 1\)": (np.zeros((4, 2)), np.zeros((3, 1)), None),
     "features \\[n, d\\]": (np.zeros(4), np.zeros((4, 1)), None),
