@@ -26,7 +26,7 @@ def galahad(problems):
     Set up once for all (s, r, norm_sq), with LAPACK's solvers and the spectral
     factorisation, its fastest for dense matrices.
     """
-    from galahad import trs
+    from galahad import trs  # pyright: ignore[reportAttributeAccessIssue]
 
     d = len(problems[0][1])
     lower = np.tril_indices(d)
@@ -84,7 +84,7 @@ def trust_constr(s, r, norm_sq, start=None):
         lambda w: w @ w,
         norm_sq,
         norm_sq,
-        jac=lambda w: 2 * w[None],
+        jac=lambda w: 2 * w[None],  # pyright: ignore[reportArgumentType]
         hess=lambda w, v: 2 * v[0] * np.eye(len(w)),
     )
     found = scipy.optimize.minimize(
