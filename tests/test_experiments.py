@@ -57,25 +57,24 @@ def make_result(seed, validation, method="kaiming"):
 
 
 def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
-    kaiming = [make_result(0, [9.0, 5.0, 4.0]), make_result(1, [9.0, 7.0, 6.0])]
-    xavier = [
-        make_result(0, [8.0, 4.0, 1.0], "xavier"),
-        make_result(1, [8.0, 6.0, 3.0], "xavier"),
-    ]
-    lecun = [
-        make_result(0, [8.0, 4.0, 1.0], "lecun"),
-        make_result(1, [8.0, 7.0, 6.5], "lecun"),
-    ]
+    curves = {
+        "kaiming": [[9.0, 5.0, 4.0], [9.0, 7.0, 6.0], [9.0, 8.0, 7.0]],
+        "xavier": [[8.0, 4.0, 1.0], [8.0, 6.0, 3.0], [8.5, 7.0, 3.0]],
+        "lecun": [[8.0, 4.0, 1.0], [8.0, 7.0, 6.5], [9.0, 7.0, 5.0]],
+    }
     table = results.make_table(
-        {("kaiming", 1.0): kaiming, ("xavier", 1.0): xavier, ("lecun", 1.0): lecun}
+        {
+            (method, 1.0): [make_result(i, x, method) for i, x in enumerate(some)]
+            for method, some in curves.items()
+        }
     )
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
     assert cells["| Kaiming"][4:6] == ["2.00 ± 0.00", "0 ± 0"]
     assert cells["| Xavier"][4:6] == ["1.00 ± 0.00", "50 ± 0"]
-    assert cells["| LeCun"][4:6] == ["not reached (1 of 2)"] * 2
-    # Student's t for two values 10 and 11: 10.5 +- 12.7 * 0.707 / sqrt 2.
-    assert cells["| Xavier"][-2] == "10.5 ± 6.4"
+    assert cells["| LeCun"][4:6] == ["not reached (1 of 3)"] * 2
+    # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
+    assert cells["| Xavier"][-2] == "11.0 ± 2.5"
 
 
 def test_missing_data_are_explained(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,8 @@ from experiments.rul.results import Results, make_table, read_results
 __all__ = ["draw"]
 
 IN_CURVES = (
-    *("kaiming", "xavier", "negative_mean", "lsuv"),
-    *("forward_equality", "backward_equality", "unconstrained"),
+    *("kaiming", "xavier", "orthogonal", "unconstrained"),
+    *("forward_equality", "backward_equality", "loss_within_50"),
 )
 IN_TRAJECTORIES = ("kaiming", "forward_equality", "backward_equality", "unconstrained")
 
@@ -35,7 +35,7 @@ def _methods(results: Results, wanted, scale: float) -> list[str]:
 def draw_curves(results: Results) -> Figure:
     """Validation error against epochs, mean over seeds with its 95% band."""
     scales = _scales(results)
-    figure, axes = plotting.make_axes(1, len(scales))
+    figure, axes = plotting.make_axes(1, len(scales), size=(5.0, 4.2))
     for ax, scale in zip(axes.flat, scales, strict=True):
         for method in _methods(results, IN_CURVES, scale):
             some = results[method, scale]
@@ -51,7 +51,14 @@ def draw_curves(results: Results) -> Figure:
         ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))
         plotting.plain_log_ticks(ax, (12, 15, 20, 30, 50, 100))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
-    axes.flat[-1].legend(frameon=False, fontsize="small")
+    found = dict(
+        pair
+        for ax in axes.flat
+        for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True)
+    )
+    figure.legend(
+        found.values(), found, loc="outside lower center", ncols=4, frameon=False
+    )
     return figure
 
 
@@ -62,12 +69,17 @@ def draw_trajectories(results: Results) -> Figure:
     figure, axes = plotting.make_axes(len(scales), len(methods), size=(3.4, 2.8))
     for row, scale in zip(axes, scales, strict=True):
         for ax, method in zip(row, methods, strict=True):
+            if (method, scale) not in results:
+                ax.set_axis_off()
+                continue
             first = results[method, scale][0]
             weights = first.head[:, :-1]
             ax.plot(first.epochs, weights, color="#0072B2", lw=0.5, alpha=0.5)
             ax.plot(first.epochs, weights.mean(1), color="#D55E00", lw=1.5)
-            ax.set(title=LABELS[method], xlabel="epochs")
-        row[0].set_ylabel(f"head weights, {_title(scale)}")
+            ax.set_title(f"{LABELS[method]}\n{_title(scale)}", fontsize="medium")
+        row[0].set_ylabel("head weights")
+    for ax in axes[-1]:
+        ax.set_xlabel("epochs")
     return figure
 
 

@@ -92,13 +92,17 @@ def _epochs_to_reference(results: Results, result: Result, scale: float) -> floa
 
 
 def _interval(values: Sequence[float], form: str) -> str:
-    """Mean and 95% t-interval over seeds; never a mean over what was not reached."""
+    """Mean and 95% t-interval over seeds, both values where there are but two.
+
+    Never a mean over what was not reached.
+    """
     missed = sum(not np.isfinite(x) for x in values)
     if missed:
         return f"not reached ({missed} of {len(values)})"
+    if len(values) < 3:
+        return " / ".join(f"{value:{form}}" for value in values)
     mean, half = plotting.mean_interval(values)
-    suffix = "" if np.isnan(half) else f" ± {half:{form}}"
-    return f"{mean:{form}}{suffix}"
+    return f"{mean:{form}} ± {half:{form}}"
 
 
 def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
@@ -166,13 +170,16 @@ def make_table(results: Results) -> str:
     """Returns one Markdown table a target scale.
 
     Errors are in cycles. Every number is the mean over seeds with the half-width of
-    its 95% t-interval; losses and epochs are compared seed by seed.
+    its 95% t-interval, or one number a seed where there are two; losses and epochs
+    are compared seed by seed. A method that began like another one on every seed was
+    not trained again and stands in the other's line.
     """
     scales = sorted({scale for _, scale in results}, reverse=True)
     blocks = []
     for scale in scales:
         header = _header(scales)
-        lines = [f"Targets divided by {scale:g}", "", "| " + " | ".join(header) + " |"]
+        title = "Raw targets" if scale == 1 else f"Targets divided by {scale:g}"
+        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |"]
         lines.append("| --- " + "| ---: " * (len(header) - 1) + "|")
         for method, twins in _originals(results, scale).items():
             names = "; the same head: " + ", ".join(LABELS[x] for x in twins)
