@@ -108,7 +108,7 @@ def test_mistakes_are_refused(message):
 
 
 def test_a_single_array_is_refused():
-    with pytest.raises(TypeError, match="expected .*got ndarray"):
+    with pytest.raises(TypeError, match=r"expected .*got ndarray"):
         lj.as_batches(INPUTS)
 
 

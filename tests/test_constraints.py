@@ -20,7 +20,10 @@ def data():
 
 @pytest.fixture(scope="module")
 def spectrum(data):
-    return lj.decompose(jax.jit(lj.compute_moments)(*data))
+    return jax.jit(lambda *data: lj.decompose(lj.compute_moments(*data)))(*data)
+
+
+solve = jax.jit(lj.solve_spectrum, static_argnames=("relation", "exact"))
 
 
 NAMED = {  # E[w^2] d for a gain of one
@@ -75,22 +78,20 @@ def test_the_forward_constraint_keeps_the_signal():
 
 def test_the_exact_form_holds_the_output_variance_on_real_features(data, spectrum):
     constraint = lj.forward_variance(1.5, exact=True)
-    solution = lj.solve_spectrum(spectrum, constraint.norm_sq(spectrum), exact=True)
+    solution = solve(spectrum, constraint.norm_sq(spectrum), exact=True)
     features = data[0].astype(np.float64)
     variance = (features @ np.asarray(solution.kernel, np.float64)).var(0)
     np.testing.assert_allclose(variance, 1.5**2 * features.var(0).mean(), rtol=1e-5)
 
 
 def test_a_gain_may_be_traced(spectrum):
-    norms = jax.vmap(lambda g: lj.forward_variance(g).norm_sq(spectrum))(
-        jnp.arange(3.0)
-    )
-    np.testing.assert_allclose(norms[:, 0], [0, 1, 4])
+    norm = lambda gain: lj.forward_variance(gain).norm_sq(spectrum)  # noqa: E731
+    np.testing.assert_allclose(jax.vmap(norm)(jnp.arange(3.0))[:, 0], [0, 1, 4])
 
 
 def test_the_data_may_choose_the_norm(data, spectrum):
     constraint = lj.Constraint(lambda spectrum: 2 * spectrum.variance)
-    solution = lj.solve_spectrum(spectrum, constraint.norm_sq(spectrum))
+    solution = solve(spectrum, constraint.norm_sq(spectrum))
     np.testing.assert_allclose(solution.norm_sq, 2 * data[1].var(0), rtol=1e-4)
 
 
@@ -108,9 +109,7 @@ def test_a_norm_that_is_not_positive_is_refused(norm_sq):
 
 
 def test_norms_of_the_wrong_shape_are_refused(spectrum):
-    with pytest.raises(
-        ValueError, match=r"\(3,\) for one sphere an output; got \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"one sphere an output; got \(2,\)"):
         lj.weight_norm([1.0, 2.0]).norm_sq(spectrum)
     with pytest.raises(ValueError, match="scalar norm_sq with per_output=False"):
         lj.weight_norm([1.0, 2.0, 3.0], per_output=False).norm_sq(spectrum)
@@ -118,5 +117,5 @@ def test_norms_of_the_wrong_shape_are_refused(spectrum):
 
 @pytest.mark.parametrize("make", [*NAMED, lj.weight_norm])
 def test_an_unknown_relation_is_refused(make):
-    with pytest.raises(ValueError, match="expected relation to be one of.*got 'less'"):
+    with pytest.raises(ValueError, match=r"relation to be one of.*got 'less'"):
         make(1.0, relation="less")

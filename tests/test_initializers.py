@@ -219,7 +219,7 @@ class TestReinitialize:
             chex.assert_trees_all_equal_shapes_and_dtypes(layer, old)
 
     def test_its_kernels_are_the_initializers_own(self, key, model):
-        ones = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731
+        ones: Any = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731
         variables, _ = lj.initialize(key, model, lj.reinitialize(ones, head_only=True))
         assert np.all(lj.get_layer(variables, model.head)["kernel"] == 1)
         drawn = MLP().init(key, INPUTS[:1])
@@ -259,7 +259,7 @@ class TestLsuv:
         chex.assert_trees_all_close(masked, subset, rtol=1e-4, atol=1e-5)
 
     def test_a_dead_layer_keeps_its_kernel(self, key, model):
-        zero = lambda key, shape, dtype: jnp.zeros(shape, dtype)  # noqa: E731
+        zero: Any = lambda key, shape, dtype: jnp.zeros(shape, dtype)  # noqa: E731
         variables, _ = lj.initialize(key, model, lj.lsuv(zero), (INPUTS, TARGETS))
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(variables))
 

@@ -76,7 +76,7 @@ def rows(family):
 
 
 needs_extended_precision = pytest.mark.skipif(
-    np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here"
+    bool(np.finfo(np.longdouble).eps > 1e-18), reason="long double is double here"
 )
 FAMILY = pytest.mark.parametrize("family", problems.FAMILIES)
 SPHERES = pytest.mark.parametrize("per_output", [True, False])

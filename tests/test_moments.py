@@ -169,8 +169,10 @@ def test_halves_are_accumulated_in_float32(dtype):
     features, targets, weights = (jnp.asarray(a).astype(dtype) for a in data())
     found = compute(features, targets, weights)
     assert found.cov_xx.dtype == jnp.float32
-    assert_close(found, *(np.asarray(a, np.float32) for a in (features, targets)),
-                 np.asarray(weights, np.float32))  # fmt: skip
+    features, targets, weights = (
+        np.asarray(a, np.float32) for a in (features, targets, weights)
+    )
+    assert_close(found, features, targets, weights)
 
 
 def test_double_precision(x64):

@@ -88,7 +88,8 @@ def test_a_kernel_that_is_not_a_number_is_never_a_success():
     # Moments that are finite, and an eigendecomposition that failed.
     moments = lj.compute_moments(*data())
     spectrum = jax.jit(lj.decompose)(moments)
-    for options in ({}, {"relation": "at_most"}, {"exact": True}):
+    kinds: Any = ({}, {"relation": "at_most"}, {"exact": True})
+    for options in kinds:
         solve = jax.jit(lambda bad, o=options: lj.solve_spectrum(bad, 1.0, **o).status)
         for name in ("eigenvectors", "projections", "eigenvalues"):
             bad = spectrum._replace(**{name: getattr(spectrum, name) * jnp.nan})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lagrange_jax as lj
-from lagrange_jax.spectrum import rank_tolerance
+from lagrange_jax.linalg import rank_tolerance
 
 
 @functools.partial(jax.jit, static_argnames="use_bias")
