@@ -91,6 +91,10 @@ def _epochs_to_reference(results: Results, result: Result, scale: float) -> floa
     return np.nan
 
 
+def _number(value: float, form: str) -> str:
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:{form}}"
+
+
 def _interval(values: Sequence[float], form: str) -> str:
     """Mean and 95% t-interval over seeds, both values where there are but two.
 
@@ -100,9 +104,9 @@ def _interval(values: Sequence[float], form: str) -> str:
     if missed:
         return f"not reached ({missed} of {len(values)})"
     if len(values) < 3:
-        return " / ".join(f"{value:{form}}" for value in values)
+        return " / ".join(_number(value, form) for value in values)
     mean, half = plotting.mean_interval(values)
-    return f"{mean:{form}} ± {half:{form}}"
+    return f"{_number(float(mean), form)} ± {_number(float(half), form)}"
 
 
 def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
