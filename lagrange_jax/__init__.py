@@ -1,8 +1,11 @@
 """Optimal last-layer initialisation and the law of regularisation strength.
 
 `lagrange_jax.linen` and `lagrange_jax.nnx` make a `Model` of a Flax module;
-`lagrange_jax.data` loads the data sets of the studies. Neither is imported here.
+`lagrange_jax.data` loads the data sets of the studies. They are imported when used.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from jax.nn.initializers import glorot_normal as glorot_normal
 from jax.nn.initializers import glorot_uniform as glorot_uniform
@@ -20,6 +23,10 @@ from lagrange_jax.constraints import glorot_variance as glorot_variance
 from lagrange_jax.constraints import kaiming_variance as kaiming_variance
 from lagrange_jax.constraints import weight_norm as weight_norm
 from lagrange_jax.distributions import negative_mean as negative_mean
+from lagrange_jax.evidence import Evidence as Evidence
+from lagrange_jax.evidence import evidence as evidence
+from lagrange_jax.evidence import negative_log_evidence as negative_log_evidence
+from lagrange_jax.gram import decompose_gram as decompose_gram
 from lagrange_jax.grid import Grid as Grid
 from lagrange_jax.grid import GridResult as GridResult
 from lagrange_jax.grid import make_mesh as make_mesh
@@ -31,6 +38,9 @@ from lagrange_jax.initializers import lsuv as lsuv
 from lagrange_jax.initializers import reinitialize as reinitialize
 from lagrange_jax.least_squares import solve_least_squares as solve_least_squares
 from lagrange_jax.least_squares import solve_spectrum as solve_spectrum
+from lagrange_jax.leave_one_out import gcv as gcv
+from lagrange_jax.leave_one_out import leave_one_out as leave_one_out
+from lagrange_jax.leave_one_out import leave_one_out_errors as leave_one_out_errors
 from lagrange_jax.masks import by_path as by_path
 from lagrange_jax.masks import head_only as head_only
 from lagrange_jax.masks import kernels_only as kernels_only
@@ -50,15 +60,31 @@ from lagrange_jax.penalties import add_l2_penalty as add_l2_penalty
 from lagrange_jax.penalties import elastic_net_penalty as elastic_net_penalty
 from lagrange_jax.penalties import l1_penalty as l1_penalty
 from lagrange_jax.penalties import l2_penalty as l2_penalty
+from lagrange_jax.power_law import PowerLaw as PowerLaw
+from lagrange_jax.power_law import best_strength as best_strength
+from lagrange_jax.power_law import fit_power_law as fit_power_law
 from lagrange_jax.proximal import prox_elastic_net as prox_elastic_net
 from lagrange_jax.proximal import prox_l1 as prox_l1
 from lagrange_jax.proximal import proximal_adam as proximal_adam
+from lagrange_jax.ridge import RidgeHead as RidgeHead
+from lagrange_jax.ridge import degrees_of_freedom as degrees_of_freedom
+from lagrange_jax.ridge import multiplier_to_strength as multiplier_to_strength
+from lagrange_jax.ridge import norm_of_strength as norm_of_strength
+from lagrange_jax.ridge import ridge_loss as ridge_loss
+from lagrange_jax.ridge import ridge_path as ridge_path
+from lagrange_jax.ridge import solve_ridge as solve_ridge
+from lagrange_jax.ridge import strength_of_norm as strength_of_norm
+from lagrange_jax.ridge import strength_to_multiplier as strength_to_multiplier
 from lagrange_jax.solution import HeadSolution as HeadSolution
 from lagrange_jax.solution import Status as Status
 from lagrange_jax.solution import check as check
 from lagrange_jax.solution import stationarity as stationarity
 from lagrange_jax.spectrum import Spectrum as Spectrum
 from lagrange_jax.spectrum import decompose as decompose
+from lagrange_jax.strength_choice import StrengthChoice as StrengthChoice
+from lagrange_jax.strength_choice import choose_strength as choose_strength
+from lagrange_jax.strength_choice import evidence_norm as evidence_norm
+from lagrange_jax.strength_choice import gcv_norm as gcv_norm
 from lagrange_jax.training import TrainResult as TrainResult
 from lagrange_jax.training import make_train as make_train
 from lagrange_jax.types import Batch as Batch
@@ -67,4 +93,15 @@ from lagrange_jax.types import InitTransform as InitTransform
 from lagrange_jax.types import Model as Model
 from lagrange_jax.types import Tap as Tap
 
+if TYPE_CHECKING:
+    from lagrange_jax import data as data
+    from lagrange_jax import linen as linen
+    from lagrange_jax import nnx as nnx
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name in ("data", "linen", "nnx"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,9 +23,9 @@ References:
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lagrange_jax.spectrum import Spectrum
@@ -199,7 +199,7 @@ def require_relation(relation: str) -> None:
 
 def _require_positive(name, value):
     """Refuses what is visibly wrong; a traced value is judged by the status."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if not np.all(np.isfinite(value) & (np.asarray(value) > 0)):
         raise ValueError(f"expected {name} > 0 and finite; got {value}.")

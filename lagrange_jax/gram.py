@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.linalg import dot, rank_tolerance
 from lagrange_jax.moments import compute_moments
-from lagrange_jax.spectrum import Spectrum, rank_tolerance
+from lagrange_jax.spectrum import Spectrum
 
 __all__ = ["decompose_gram"]
 
@@ -51,17 +52,17 @@ def decompose_gram(
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
     x = _scaled_rows(features.astype(dtype) - mean_x[None], weights, moments.count)
     t = _scaled_rows(targets.astype(dtype) - mean_t[None], weights, moments.count)
-    eigenvalues, left = jnp.linalg.eigh(lax.stop_gradient(_dot(x, x.T)))
+    eigenvalues, left = jnp.linalg.eigh(lax.stop_gradient(dot(x, x.T)))
     kept = (eigenvalues > rank_tolerance(eigenvalues))[None]
     roots = jnp.sqrt(jnp.where(kept, eigenvalues[None], 1))
-    columns = _dot(x.T, jnp.where(kept, left / roots, 0))
-    projections = jnp.where(kept, roots, 0).T * _dot(left.T, t)
+    columns = dot(x.T, jnp.where(kept, left / roots, 0))
+    projections = jnp.where(kept, roots, 0).T * dot(left.T, t)
     return Spectrum(
         eigenvalues,
         lax.stop_gradient(columns),
         lax.stop_gradient(projections),
         covariance=jnp.zeros((0, 0), dtype),
-        cross=_dot(x.T, t),
+        cross=dot(x.T, t),
         variance=jnp.sum(t**2, axis=0),
         mean_x=mean_x,
         mean_t=mean_t,
@@ -76,7 +77,3 @@ def _scaled_rows(rows, weights, count):
         return rows / jnp.sqrt(count)
     share = weights.astype(rows.dtype)[:, None] / count
     return jnp.where(share > 0, rows, 0) * jnp.sqrt(share)
-
-
-def _dot(a, b):
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)

@@ -149,7 +149,8 @@ def lagrange(constraint: Constraint | None = None) -> InitTransform:
             examples = head_examples(taps[model.head].inputs, batch, kernel.shape[1])
             return update_moments(moments, *examples), key
 
-        moments = init_moments(*kernel.shape, _moment_dtype(kernel))
+        num_features, num_outputs = kernel.shape
+        moments = init_moments(num_features, num_outputs, _moment_dtype(kernel))
         fold = _require(batches, "lagrange").fold
         moments, _ = fold(step, (moments, key), variables)
         spectrum = decompose(moments, use_bias="bias" in layer)

@@ -24,11 +24,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.certificate import (
+    certificate,
+    mean_variance,
+    metric_norm_sq,
+    objective,
+    status_of,
+)
 from lagrange_jax.constraints import Relation, require_norm, require_relation
+from lagrange_jax.implicit import differentiable
+from lagrange_jax.linalg import column_length, dot, pseudo_inverse
 from lagrange_jax.moments import Moments
 from lagrange_jax.secular import solve_secular
-from lagrange_jax.solution import HeadSolution, Status, stationarity
-from lagrange_jax.spectrum import Spectrum, decompose, rank_tolerance
+from lagrange_jax.solution import HeadSolution
+from lagrange_jax.spectrum import Spectrum, decompose
 
 __all__ = ["solve_least_squares", "solve_spectrum"]
 
@@ -40,10 +49,6 @@ TIE_BREAK = 256
 # Only such projections are perturbed: a weak but real one keeps its sign.
 NOISE = 4
 EQUAL = 4
-# In units of eps: rounding of a norm over a thousand entries, with room to spare,
-NORM_TOLERANCE = 64
-# and the tie-break's own residual, with room for the rounding of the products.
-STATIONARITY_TOLERANCE = 8 * TIE_BREAK
 
 
 @partial(jax.jit, static_argnames=("relation", "exact", "use_bias"))
@@ -116,19 +121,19 @@ def solve_spectrum(
     kernel, multiplier, is_met, is_hard_case = solve(
         spectrum, wanted, relation, tie_break
     )
-    reached = _norm_sq(spectrum, kernel, wanted, exact)
+    reached = metric_norm_sq(spectrum, kernel, wanted, exact)
     rows = dict(
         multiplier=multiplier,
         norm_sq=reached,
         norm_error=jnp.where(is_met, jnp.abs(reached / wanted - 1), 0),
         is_hard_case=is_hard_case,
-        **_certificate(spectrum, kernel, multiplier, wanted, exact),
+        **certificate(spectrum, kernel, multiplier, wanted, exact),
     )
     return HeadSolution(
         kernel=kernel,
-        bias=spectrum.mean_t - _dot(spectrum.mean_x, kernel),
-        objective=_objective(spectrum, kernel),
-        status=_status(spectrum, usable, rows),
+        bias=spectrum.mean_t - dot(spectrum.mean_x, kernel),
+        objective=objective(spectrum, kernel),
+        status=status_of(spectrum, usable, rows),
         **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
     )
 
@@ -154,31 +159,33 @@ def _on_sphere(spectrum, norm_sq, relation, tie_break):
     s, basis, projections = frozen.eigenvalues, frozen.eigenvectors, frozen.projections
     eps = jnp.finfo(s.dtype).eps
     gaps = jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
-    load = _length(projections, wanted)
+    load = column_length(projections, wanted)
     # Without any load the tie-break alone decides, in the unit of S w.
     is_loaded = load > 0
     unit = jnp.where(s[-1] > 0, s[-1], 1) * jnp.sqrt(wanted)
     load = jnp.where(is_loaded, load, unit)
     is_noise = jnp.abs(projections) <= NOISE * eps * load
-    tie = TIE_BREAK * eps * load * _dot(basis.T, tie_break)
+    tie = TIE_BREAK * eps * load * dot(basis.T, tie_break)
     loads = jnp.where(is_noise, projections + tie, projections)
     theta = solve_secular(gaps, loads, wanted)
     inverse = 1 / (gaps[:, None] + theta)
     coordinates = loads * inverse
     multiplier = jnp.where(is_loaded, theta, 0) - s[0]
     is_met = jnp.full(wanted.shape, True)
-    is_hard_case = _length(projections * inverse, wanted) ** 2 < wanted * (1 - eps**0.5)
+    is_hard_case = column_length(projections * inverse, wanted) ** 2 < wanted * (
+        1 - eps**0.5
+    )
     if relation == "at_most":
-        inner_inverse = _pseudo_inverse(s)[:, None]
+        inner_inverse = pseudo_inverse(s)[:, None]
         inner = projections * inner_inverse
-        is_met = _length(inner, wanted) ** 2 > wanted
+        is_met = column_length(inner, wanted) ** 2 > wanted
         coordinates = jnp.where(is_met, coordinates, inner)
         inverse = jnp.where(is_met, inverse, inner_inverse)
         multiplier = jnp.where(is_met, jnp.maximum(multiplier, 0), 0)
-    kernel = _dot(basis, coordinates)
-    length = _length(kernel, wanted)
+    kernel = dot(basis, coordinates)
+    length = column_length(kernel, wanted)
     kernel = kernel * jnp.where(is_met, jnp.sqrt(wanted) / length, 1)
-    kernel, multiplier = _differentiable(
+    kernel, multiplier = differentiable(
         (spectrum.covariance, spectrum.cross, norm_sq),
         (kernel, multiplier),
         (basis, inverse, is_met),
@@ -189,19 +196,19 @@ def _on_sphere(spectrum, norm_sq, relation, tie_break):
 def _on_ellipsoid(spectrum, norm_sq, relation, tie_break):
     """Minimiser with the wanted output variance: the free solution, rescaled."""
     frozen = lax.stop_gradient(spectrum)
-    inverse = _pseudo_inverse(frozen.eigenvalues)[:, None]
-    kernel = _dot(frozen.eigenvectors, frozen.projections * inverse)
+    inverse = pseudo_inverse(frozen.eigenvalues)[:, None]
+    kernel = dot(frozen.eigenvectors, frozen.projections * inverse)
     zero = jnp.zeros_like(norm_sq)
-    kernel, _ = _differentiable(
+    kernel, _ = differentiable(
         (spectrum.covariance, spectrum.cross, norm_sq),
         (kernel, zero),
         (frozen.eigenvectors, inverse, zero > 0),
     )
-    length = _norm_sq(spectrum, kernel, norm_sq, exact=True)
+    length = metric_norm_sq(spectrum, kernel, norm_sq, exact=True)
     is_empty = length == 0
     kernel = jnp.where(is_empty, tie_break, kernel)
     length = jnp.where(
-        is_empty, _norm_sq(spectrum, tie_break, norm_sq, exact=True), length
+        is_empty, metric_norm_sq(spectrum, tie_break, norm_sq, exact=True), length
     )
     # Constant features put out nothing: no scale reaches the wanted variance.
     scale = jnp.sqrt(norm_sq / jnp.where(length > 0, length, 1))
@@ -212,137 +219,5 @@ def _on_ellipsoid(spectrum, norm_sq, relation, tie_break):
         is_met = (scale < 1) & ~is_empty
         scale = jnp.where(is_empty, 0, jnp.minimum(scale, 1))
         pull = jnp.where(is_met, pull, 1)
-    multiplier = _mean_variance(spectrum) * (pull - 1)
+    multiplier = mean_variance(spectrum) * (pull - 1)
     return scale * kernel, multiplier, is_met, is_met & is_empty
-
-
-@jax.custom_vjp
-def _differentiable(data, point, factors):
-    r"""Gives (kernel, multiplier) its derivative in the data of the KKT system.
-
-    With $A = S + \mu I$ and its inverse known from the forward pass, the cotangent
-    $(\bar w, \bar\mu)$ is pulled back through $[[A, w], [w^T, 0]]$ to $(z, \nu)$; then
-    $\bar r = z$, $\bar S = -\mathrm{sym}(z w^T)$ and $\bar c = \nu / 2$. Nothing is
-    differentiated through `eigh`.
-    """
-    del data, factors
-    return point
-
-
-def _forward(data, point, factors):
-    return point, (data[-1], point, factors)
-
-
-def _backward(residuals, cotangent):
-    norm_sq, (kernel, multiplier), (basis, inverse, is_met) = residuals
-    kernel_bar, multiplier_bar = cotangent
-    u, v = _dot(basis.T, kernel), _dot(basis.T, kernel_bar)
-    curvature = _sum(u * inverse * u, norm_sq)
-    slope = _sum(u * inverse * v, norm_sq) - multiplier_bar
-    nu = jnp.where(is_met, slope / jnp.where(curvature > 0, curvature, 1), 0)
-    z = _dot(basis, inverse * (v - nu * u))
-    outer = _dot(z, kernel.T)
-    data_bar = -(outer + outer.T) / 2, z, nu / 2
-    point_bar = jnp.zeros_like(kernel), jnp.zeros_like(multiplier)
-    return data_bar, point_bar, (jnp.zeros_like(basis), jnp.zeros_like(inverse), None)
-
-
-_differentiable.defvjp(_forward, _backward)
-
-
-def _certificate(spectrum, kernel, multiplier, norm_sq, exact):
-    r"""KKT residual, second-order condition, and a bound on the distance to optimal.
-
-    For any $w$ on the sphere, $\rho = r - (S + \mu I) w$ and $s_1$ the smallest
-    eigenvalue, $f(w) - f^* \le 4 \sqrt c \|\rho\| + 4 c \max(0, -(s_1 + \mu))$. What
-    rounding may hide in $\rho$ and $s_1$ is added.
-    """
-    spectrum, kernel, multiplier, norm_sq = lax.stop_gradient(
-        (spectrum, kernel, multiplier, norm_sq)
-    )
-    s, cross = spectrum.eigenvalues, spectrum.cross
-    metric_kernel, curvature, stretch = kernel, s[0] + multiplier, 1.0
-    if exact:
-        variance = _mean_variance(spectrum)
-        metric_kernel = _dot(spectrum.covariance, kernel) / variance
-        curvature = variance + multiplier
-        stretch = jnp.sqrt(variance * jnp.max(_pseudo_inverse(s)))
-    residual = stationarity(
-        spectrum.covariance, cross, kernel, multiplier, metric_kernel
-    )
-    top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
-    size = _length(cross, norm_sq) + top * _length(kernel, norm_sq)
-    noise = 2 * jnp.finfo(s.dtype).eps * len(s) ** 0.5
-    distance = stretch * (_length(residual, norm_sq) + noise * size)
-    defect = jnp.maximum(noise * top - curvature, 0)
-    relative = _length(residual, norm_sq) / jnp.where(size > 0, size, 1)
-    return dict(
-        stationarity=relative,
-        gap_bound=4 * jnp.sqrt(norm_sq) * distance + 4 * norm_sq * defect,
-        is_global=curvature >= -noise * top,
-    )
-
-
-def _objective(spectrum, kernel):
-    product = _dot(spectrum.covariance, kernel)
-    return spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
-
-
-def _status(spectrum, usable, rows):
-    """The first thing that went wrong, in the order in which causes make effects."""
-    finite = lambda *arrays: jnp.isfinite(jnp.stack([jnp.sum(a) for a in arrays])).all()  # noqa: E731
-    eps = jnp.finfo(spectrum.projections.dtype).eps
-    solved = (rows["norm_error"] <= NORM_TOLERANCE * eps) & (
-        rows["stationarity"] <= STATIONARITY_TOLERANCE * eps
-    )
-    failures = {
-        Status.NO_DATA: spectrum.count <= 0,
-        Status.NONFINITE_FEATURES: ~finite(spectrum.covariance, spectrum.mean_x),
-        Status.NONFINITE_TARGETS: ~finite(spectrum.cross, spectrum.variance),
-        Status.INVALID_NORM: ~usable.all(),
-        Status.NOT_CONVERGED: ~solved.all(),
-    }
-    codes = [jnp.int32(code) for code in failures]
-    return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
-
-
-def _mean_variance(spectrum):
-    variance = jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
-    return jnp.where(variance == 0, 1, variance)
-
-
-def _pseudo_inverse(eigenvalues):
-    kept = eigenvalues > rank_tolerance(eigenvalues)
-    return jnp.where(kept, 1 / jnp.where(kept, eigenvalues, 1), 0)
-
-
-def _norm_sq(spectrum, kernel, like, exact):
-    """Squared norm in the constraint's metric, of the shape of `like`."""
-    if not exact:
-        return _length(kernel, like) ** 2
-    product = kernel * _dot(spectrum.covariance, kernel)
-    return _sum(product, like) / _mean_variance(spectrum)
-
-
-def _length(array, like):
-    """Length of each column, or of all together, as a row of the shape of `like`."""
-    largest = jnp.max(jnp.abs(array), axis=_axes(array, like), keepdims=True)
-    largest = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    squares = _sum((array / largest) ** 2, like)
-    # The square root has no derivative at zero; the length of nothing is constant.
-    # NaN counts as something, so that it reaches the status.
-    is_zero = squares == 0
-    root = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
-    return largest * root
-
-
-def _sum(array, like):
-    return array.sum(_axes(array, like), keepdims=True)
-
-
-def _axes(array, like):
-    return 0 if like.shape[1] == array.shape[1] else (0, 1)
-
-
-def _dot(a, b):
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)

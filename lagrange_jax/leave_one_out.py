@@ -17,6 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from lagrange_jax.linalg import dot
 from lagrange_jax.ridge import (
     ridge_loss,
     shrinkage,
@@ -64,11 +65,11 @@ def leave_one_out_errors(
     """
     spectrum = lax.stop_gradient(spectrum)
     inverse = shrunk_inverse(spectrum, strength)
-    rotated = _dot(features - spectrum.mean_x[None], spectrum.eigenvectors)
-    fitted = _dot(rotated, inverse * spectrum.projections)
+    rotated = dot(features - spectrum.mean_x[None], spectrum.eigenvectors)
+    fitted = dot(rotated, inverse * spectrum.projections)
     share = jnp.ones(len(features), inverse.dtype) if weights is None else weights
     share = (share / spectrum.count)[:, None]
-    own = jnp.asarray(use_bias, inverse.dtype) + _dot(rotated**2, inverse)
+    own = jnp.asarray(use_bias, inverse.dtype) + dot(rotated**2, inverse)
     errors = targets - spectrum.mean_t[None] - fitted
     return _guarded_ratio(errors, 1 - share * own, len(inverse))
 
@@ -155,7 +156,3 @@ def _guarded_ratio(errors, slack, num_terms):
     """Errors over slack, infinite where the slack is the rounding of a sum to one."""
     kept = slack > jnp.finfo(slack.dtype).eps * num_terms
     return jnp.where(kept, errors / jnp.where(kept, slack, 1), jnp.inf)
-
-
-def _dot(a, b):
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)

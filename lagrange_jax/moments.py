@@ -14,10 +14,11 @@ References:
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
+
+from lagrange_jax.blocked import blocked_moments
 
 __all__ = [
     "Moments",
@@ -27,19 +28,6 @@ __all__ = [
     "merge_moments",
     "update_moments",
 ]
-
-# Entries of a block of rows that is centred and multiplied while it is in a cache.
-BLOCK_ENTRIES = 2**17
-# With fewer rows, adding up the products of blocks costs too much beside forming
-# them; with more, float32 sums within a block lose digits.
-MIN_BLOCK_ROWS = 256
-MAX_BLOCK_ROWS = 1024
-# Columns of one strip of a symmetric product: wide enough for the matrix unit to be
-# busy, narrow enough that skipping the lower triangle pays, and a multiple of the
-# 48 (AVX-512), 24 and 16 columns that products handle at a time.
-STRIP_COLUMNS = 144
-# Rows that the origin is the mean of.
-ORIGIN_ROWS = 1024
 
 
 class Moments(NamedTuple):
@@ -193,9 +181,7 @@ def compute_moments(
     centred copy of the features. Only the upper triangle of the symmetric product
     is formed. Rows of weight zero are never looked at: they may hold NaN.
 
-    The derivative is written by hand from
-    $dS = \frac{1}{N} \sum_n a_n (d\phi_n \tilde\phi_n^T + \tilde\phi_n d\phi_n^T)$ with
-    centred $\tilde\phi_n$, and costs one product of the size of the forward pass.
+    The derivative costs one product of the size of the forward pass.
 
     Args:
       features: head inputs. Half precision is accumulated in float32.
@@ -217,7 +203,7 @@ def compute_moments(
         used = (weights != 0)[:, None]
         features = jnp.where(used, features, jnp.zeros((), dtype))
         targets = jnp.where(used, targets, jnp.zeros((), dtype))
-    return _moments(features, targets, weights)
+    return Moments(*blocked_moments(features, targets, weights))
 
 
 def _accumulation_dtype(*arrays):
@@ -239,100 +225,3 @@ def _check_shapes(features, targets, weights):
             f"expected weights of shape {features.shape[:1]}, one an example; got "
             f"{weights.shape}."
         )
-
-
-@jax.custom_vjp
-def _moments(features, targets, weights):
-    n, d = features.shape
-    origin_x, origin_t = _origin(features, weights), _origin(targets, weights)
-
-    def block_sums(start, size):
-        take = lambda a: lax.dynamic_slice_in_dim(a, start, size)  # noqa: E731
-        x, t, a = jax.tree.map(take, (features, targets, weights))
-        return _sums(x - origin_x[None], t - origin_t[None], a)
-
-    def step(i, sums):
-        return jax.tree.map(jnp.add, sums, block_sums(first + i * rows, rows))
-
-    rows = min(max(BLOCK_ENTRIES // d, MIN_BLOCK_ROWS), MAX_BLOCK_ROWS)
-    first = n % rows or rows
-    sums = block_sums(0, first)
-    if n > first:
-        sums = lax.fori_loop(0, (n - first) // rows, step, sums)
-    count, sum_x, sum_t, strips, cross, squares = sums
-    scale = 1 / jnp.where(count > 0, count, 1)
-    x, t = scale * sum_x, scale * sum_t
-    strips = [jnp.pad(strip, ((0, 0), (d - strip.shape[1], 0))) for strip in strips]
-    upper = jnp.triu(scale * jnp.concatenate(strips) - jnp.outer(x, x))
-    return Moments(
-        count,
-        origin_x,
-        origin_t,
-        x,
-        t,
-        cov_xx=upper + jnp.triu(upper, 1).T,
-        cov_xt=scale * cross.T - jnp.outer(x, t),
-        var_t=scale * squares - t**2,
-    )
-
-
-def _origin(rows, weights):
-    """Mean of some rows that count: near the data, wherever the weights are."""
-    some = rows[:: -(-len(rows) // ORIGIN_ROWS)]
-    if weights is None:
-        return some.mean(0)
-    share = weights[:: -(-len(rows) // ORIGIN_ROWS)]
-    total = share.sum()
-    mean = (share @ some) / jnp.where(total > 0, total, 1)
-    return jnp.where(total > 0, mean, rows[jnp.argmax(weights)])
-
-
-def _sums(x, t, weights):
-    """Sums over one block; of x^T x only strips on and above the diagonal.
-
-    Targets come first in their product with the features: the result's long rows
-    are what products are fast at.
-    """
-    a, b, count = x, t, jnp.asarray(len(x), x.dtype)
-    if weights is not None:
-        a, b, count = weights[:, None] * x, weights[:, None] * t, weights.sum()
-    stops = range(x.shape[1], 0, -STRIP_COLUMNS)
-    starts = [max(stop - STRIP_COLUMNS, 0) for stop in stops]
-    strips = [
-        _dot(a[:, start:stop].T, x[:, start:])
-        for start, stop in zip(starts, stops, strict=True)
-    ]
-    return count, a.sum(0), b.sum(0), strips[::-1], _dot(b.T, x), (b * t).sum(0)
-
-
-def _dot(a, b):
-    return jnp.dot(a, b, precision="highest")
-
-
-def _moments_forward(features, targets, weights):
-    moments = _moments(features, targets, weights)
-    return moments, (features, targets, weights, moments)
-
-
-def _moments_backward(residuals, bar):
-    features, targets, weights, moments = residuals
-    # Origins are constants: a mean moves with its offset.
-    x, t = features - moments.mean_x[None], targets - moments.mean_t[None]
-    x_bar = _dot(x, bar.cov_xx + bar.cov_xx.T) + _dot(t, bar.cov_xt.T)
-    t_bar = _dot(x, bar.cov_xt) + 2 * t * bar.var_t[None]
-    scale = 1 / jnp.where(moments.count > 0, moments.count, 1)
-    x_grad, t_grad = x_bar + bar.offset_x[None], t_bar + bar.offset_t[None]
-    if weights is None:
-        return scale * x_grad, scale * t_grad, None
-    constant = sum(
-        jnp.vdot(getattr(bar, name), getattr(moments, name), precision="highest")
-        for name in ("cov_xx", "cov_xt", "var_t")
-    )
-    quadratic = ((x * x_bar).sum(1) + (t * t_bar).sum(1)) / 2
-    linear = _dot(x, bar.offset_x) + _dot(t, bar.offset_t)
-    weights_bar = bar.count + scale * (quadratic + linear - constant)
-    share = scale * weights[:, None]
-    return share * x_grad, share * t_grad, weights_bar
-
-
-_moments.defvjp(_moments_forward, _moments_backward)

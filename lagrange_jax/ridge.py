@@ -20,8 +20,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax.constraints import require_norm
+from lagrange_jax.linalg import dot, rank_tolerance
 from lagrange_jax.secular import solve_secular
-from lagrange_jax.spectrum import Spectrum, rank_tolerance
+from lagrange_jax.spectrum import Spectrum
 
 __all__ = [
     "RidgeHead",
@@ -79,8 +80,8 @@ def solve_ridge(spectrum: Spectrum, strength: Float[Array, "*k"] | float) -> Rid
     """
     spectrum = lax.stop_gradient(spectrum)
     weights = spectrum.projections * shrunk_inverse(spectrum, strength)
-    kernel = jnp.dot(spectrum.eigenvectors, weights, precision=lax.Precision.HIGHEST)
-    mean = jnp.dot(spectrum.mean_x, kernel, precision=lax.Precision.HIGHEST)
+    kernel = dot(spectrum.eigenvectors, weights)
+    mean = dot(spectrum.mean_x, kernel)
     return RidgeHead(kernel, spectrum.mean_t - mean)
 
 

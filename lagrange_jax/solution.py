@@ -4,10 +4,10 @@ import enum
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from lagrange_jax.linalg import dot
 
 __all__ = ["HeadSolution", "Status", "check", "stationarity"]
 
@@ -111,8 +111,7 @@ def stationarity(
       The residual, of the shape of the kernel.
     """
     metric_kernel = kernel if metric_kernel is None else metric_kernel
-    product = jnp.dot(covariance, kernel, precision=lax.Precision.HIGHEST)
-    return cross - product - multiplier * metric_kernel
+    return cross - dot(covariance, kernel) - multiplier * metric_kernel
 
 
 def check(info: Any) -> None:

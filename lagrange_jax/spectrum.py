@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.linalg import dot
 from lagrange_jax.moments import Moments
 
-__all__ = ["Spectrum", "decompose", "rank_tolerance"]
+__all__ = ["Spectrum", "decompose"]
 
 
 class Spectrum(NamedTuple):
@@ -67,9 +68,7 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
         variance = variance + mean_t**2
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
     eigenvalues, eigenvectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
-    projections = jnp.dot(
-        eigenvectors.T, lax.stop_gradient(cross), precision=lax.Precision.HIGHEST
-    )
+    projections = dot(eigenvectors.T, lax.stop_gradient(cross))
     return Spectrum(
         eigenvalues,
         eigenvectors,
@@ -81,14 +80,3 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
         mean_t,
         moments.count,
     )
-
-
-def rank_tolerance(eigenvalues: Float[Array, " d"]) -> Float[Array, ""]:
-    """Returns the eigenvalue at and below which a direction counts as empty.
-
-    The usual `eps * d * largest`: the rounding error of an eigenvalue. It is used
-    where rank matters (the minimum-norm solution, degrees of freedom); the
-    constrained solution itself needs no such decision.
-    """
-    eps = jnp.finfo(eigenvalues.dtype).eps
-    return eps * eigenvalues.shape[0] * jnp.max(jnp.abs(eigenvalues))

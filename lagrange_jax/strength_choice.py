@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int
 from lagrange_jax.constraints import Constraint, Relation, require_relation
 from lagrange_jax.evidence import negative_log_evidence
 from lagrange_jax.leave_one_out import gcv
+from lagrange_jax.linalg import rank_tolerance
 from lagrange_jax.parabola import parabola_minimum
 from lagrange_jax.ridge import multiplier_to_strength, norm_of_strength
-from lagrange_jax.spectrum import Spectrum, rank_tolerance
+from lagrange_jax.spectrum import Spectrum
 
 __all__ = [
     "Criterion",

@@ -1,0 +1,121 @@
+"""Evidence that a solved head is right: residual, gap bound and status."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lagrange_jax.linalg import column_length, column_sum, dot, pseudo_inverse
+from lagrange_jax.solution import Status, stationarity
+from lagrange_jax.spectrum import Spectrum
+
+__all__ = [
+    "certificate",
+    "mean_variance",
+    "metric_norm_sq",
+    "objective",
+    "status_of",
+]
+
+# In units of eps: rounding of a norm over a thousand entries, with room to spare,
+NORM_TOLERANCE = 64
+# and eight times the residual that the tie-break of the hard case leaves.
+STATIONARITY_TOLERANCE = 2048
+
+
+def certificate(
+    spectrum: Spectrum,
+    kernel: Float[Array, "d k"],
+    multiplier: Float[Array, "1 m"],
+    norm_sq: Float[Array, "1 m"],
+    exact: bool,
+) -> dict[str, Array]:
+    r"""KKT residual, second-order condition, and a bound on the distance to optimal.
+
+    For any $w$ on the sphere, $\rho = r - (S + \mu I) w$ and $s_1$ the smallest
+    eigenvalue, $f(w) - f^* \le 4 \sqrt c \|\rho\| + 4 c \max(0, -(s_1 + \mu))$. What
+    rounding may hide in $\rho$ and $s_1$ is added.
+
+    Args:
+      spectrum: the problem.
+      kernel: a kernel of the wanted norm.
+      multiplier: its multiplier.
+      norm_sq: the wanted norm $c$.
+      exact: whether the norm is the output's variance.
+
+    Returns:
+      The rows `stationarity`, `gap_bound` and `is_global` of a `HeadSolution`.
+    """
+    spectrum, kernel, multiplier, norm_sq = lax.stop_gradient(
+        (spectrum, kernel, multiplier, norm_sq)
+    )
+    s, cross = spectrum.eigenvalues, spectrum.cross
+    metric_kernel, curvature, stretch = kernel, s[0] + multiplier, 1.0
+    if exact:
+        variance = mean_variance(spectrum)
+        metric_kernel = dot(spectrum.covariance, kernel) / variance
+        curvature = variance + multiplier
+        stretch = jnp.sqrt(variance * jnp.max(pseudo_inverse(s)))
+    residual = stationarity(
+        spectrum.covariance, cross, kernel, multiplier, metric_kernel
+    )
+    top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
+    size = column_length(cross, norm_sq) + top * column_length(kernel, norm_sq)
+    noise = 2 * jnp.finfo(s.dtype).eps * len(s) ** 0.5
+    distance = stretch * (column_length(residual, norm_sq) + noise * size)
+    defect = jnp.maximum(noise * top - curvature, 0)
+    relative = column_length(residual, norm_sq) / jnp.where(size > 0, size, 1)
+    return dict(
+        stationarity=relative,
+        gap_bound=4 * jnp.sqrt(norm_sq) * distance + 4 * norm_sq * defect,
+        is_global=curvature >= -noise * top,
+    )
+
+
+def objective(spectrum: Spectrum, kernel: Float[Array, "d k"]) -> Float[Array, ""]:
+    """Returns the loss at a kernel with its best bias."""
+    product = dot(spectrum.covariance, kernel)
+    return spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
+
+
+def status_of(
+    spectrum: Spectrum, usable: Bool[Array, "1 m"], rows: Mapping[str, Array]
+) -> Int[Array, ""]:
+    """Returns the first thing that went wrong, causes before their effects.
+
+    Args:
+      spectrum: the problem.
+      usable: whether each wanted norm is positive and finite.
+      rows: `norm_error` and `stationarity` of the solution.
+    """
+    finite = lambda *arrays: jnp.isfinite(jnp.stack([jnp.sum(a) for a in arrays])).all()  # noqa: E731
+    eps = jnp.finfo(spectrum.projections.dtype).eps
+    solved = (rows["norm_error"] <= NORM_TOLERANCE * eps) & (
+        rows["stationarity"] <= STATIONARITY_TOLERANCE * eps
+    )
+    failures = {
+        Status.NO_DATA: spectrum.count <= 0,
+        Status.NONFINITE_FEATURES: ~finite(spectrum.covariance, spectrum.mean_x),
+        Status.NONFINITE_TARGETS: ~finite(spectrum.cross, spectrum.variance),
+        Status.INVALID_NORM: ~usable.all(),
+        Status.NOT_CONVERGED: ~solved.all(),
+    }
+    codes = [jnp.int32(code) for code in failures]
+    return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
+
+
+def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:
+    """Returns the mean variance of the features; one where all are constant."""
+    variance = jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
+    return jnp.where(variance == 0, 1, variance)
+
+
+def metric_norm_sq(
+    spectrum: Spectrum, kernel: Float[Array, "d k"], like: Array, exact: bool
+) -> Float[Array, "1 m"]:
+    """Returns the squared norm in the constraint's metric, of the shape of `like`."""
+    if not exact:
+        return column_length(kernel, like) ** 2
+    product = kernel * dot(spectrum.covariance, kernel)
+    return column_sum(product, like) / mean_variance(spectrum)

@@ -1,0 +1,53 @@
+"""Implicit differentiation of a solved head."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax.linalg import column_sum, dot
+
+__all__ = ["differentiable"]
+
+
+@jax.custom_vjp
+def differentiable(data: Any, point: Any, factors: Any) -> Any:
+    r"""Gives (kernel, multiplier) its derivative in the data of the KKT system.
+
+    With $A = S + \mu I$ and its inverse known from the forward pass, the cotangent
+    $(\bar w, \bar\mu)$ is pulled back through $[[A, w], [w^T, 0]]$ to $(z, \nu)$; then
+    $\bar r = z$, $\bar S = -\mathrm{sym}(z w^T)$ and $\bar c = \nu / 2$. Nothing is
+    differentiated through `eigh`.
+
+    Args:
+      data: covariance $S$, cross-covariance $R$ and norm $c$ as a row.
+      point: kernel and multiplier, solved by whatever means.
+      factors: the eigenvectors, the inverse of $A$ in their basis, and whether the
+        constraint is met; where it is not, the multiplier is a constant.
+
+    Returns:
+      `point`.
+    """
+    del data, factors
+    return point
+
+
+def _forward(data, point, factors):
+    return point, (data[-1], point, factors)
+
+
+def _backward(residuals, cotangent):
+    norm_sq, (kernel, multiplier), (basis, inverse, is_met) = residuals
+    kernel_bar, multiplier_bar = cotangent
+    u, v = dot(basis.T, kernel), dot(basis.T, kernel_bar)
+    curvature = column_sum(u * inverse * u, norm_sq)
+    slope = column_sum(u * inverse * v, norm_sq) - multiplier_bar
+    nu = jnp.where(is_met, slope / jnp.where(curvature > 0, curvature, 1), 0)
+    z = dot(basis, inverse * (v - nu * u))
+    outer = dot(z, kernel.T)
+    data_bar = -(outer + outer.T) / 2, z, nu / 2
+    point_bar = jnp.zeros_like(kernel), jnp.zeros_like(multiplier)
+    return data_bar, point_bar, (jnp.zeros_like(basis), jnp.zeros_like(inverse), None)
+
+
+differentiable.defvjp(_forward, _backward)
