@@ -93,8 +93,11 @@ def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
             labels.setdefault(same[0] if same else place, []).append(LABELS[method])
     for (norm_sq, error), names in labels.items():
         ax.plot(norm_sq, error, "o", color="black", ms=4)
+        short = [name.removeprefix("Lagrange, ") for name in names]
+        if len(short) > 2:
+            short = [short[0], f"{len(short) - 1} more"]
         ax.annotate(
-            ", ".join(name.removeprefix("Lagrange, ") for name in names),
+            ", ".join(short),
             (norm_sq, error),
             xytext=(0, 9),
             textcoords="offset points",
@@ -102,6 +105,8 @@ def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
             ha="center",
             fontsize="x-small",
         )
+    norms = [norm_sq for norm_sq, _ in labels]
+    ax.set_xlim(min(norms) / 4, max(norms) * 30)
 
 
 def draw_norms(results: Results, folder: Path) -> Figure:

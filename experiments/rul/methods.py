@@ -37,8 +37,8 @@ def loss_within(factor: float) -> lj.Constraint:
     def norm_sq(spectrum: lj.Spectrum):
         values, projections = spectrum.eigenvalues, spectrum.projections[:, 0]
         multipliers = values[-1] * jnp.logspace(-7, 3, 128, dtype=values.dtype)
-        weights = projections / (values + multipliers[:, None])
-        explained = (2 * projections - values * weights) * weights
+        weights = projections[None] / (values[None] + multipliers[:, None])
+        explained = (2 * projections[None] - values[None] * weights) * weights
         losses = spectrum.variance[0] - explained.sum(1)
         kept = losses <= factor * losses[0]
         last = jnp.max(jnp.where(kept, jnp.arange(128), 0))
