@@ -22,10 +22,10 @@ from lagrange_jax.constraints import forward_variance as forward_variance
 from lagrange_jax.constraints import glorot_variance as glorot_variance
 from lagrange_jax.constraints import kaiming_variance as kaiming_variance
 from lagrange_jax.constraints import weight_norm as weight_norm
+from lagrange_jax.cross_validation import gcv as gcv
+from lagrange_jax.cross_validation import leave_one_out as leave_one_out
+from lagrange_jax.cross_validation import leave_one_out_errors as leave_one_out_errors
 from lagrange_jax.distributions import negative_mean as negative_mean
-from lagrange_jax.evidence import Evidence as Evidence
-from lagrange_jax.evidence import evidence as evidence
-from lagrange_jax.evidence import negative_log_evidence as negative_log_evidence
 from lagrange_jax.gram import decompose_gram as decompose_gram
 from lagrange_jax.grid import Grid as Grid
 from lagrange_jax.grid import GridResult as GridResult
@@ -38,9 +38,11 @@ from lagrange_jax.initializers import lsuv as lsuv
 from lagrange_jax.initializers import reinitialize as reinitialize
 from lagrange_jax.least_squares import solve_least_squares as solve_least_squares
 from lagrange_jax.least_squares import solve_spectrum as solve_spectrum
-from lagrange_jax.leave_one_out import gcv as gcv
-from lagrange_jax.leave_one_out import leave_one_out as leave_one_out
-from lagrange_jax.leave_one_out import leave_one_out_errors as leave_one_out_errors
+from lagrange_jax.marginal_likelihood import Evidence as Evidence
+from lagrange_jax.marginal_likelihood import evidence as evidence
+from lagrange_jax.marginal_likelihood import (
+    negative_log_evidence as negative_log_evidence,
+)
 from lagrange_jax.masks import by_path as by_path
 from lagrange_jax.masks import head_only as head_only
 from lagrange_jax.masks import kernels_only as kernels_only

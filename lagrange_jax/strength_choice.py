@@ -15,9 +15,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from lagrange_jax.constraints import Constraint, Relation, require_relation
-from lagrange_jax.evidence import negative_log_evidence
-from lagrange_jax.leave_one_out import gcv
+from lagrange_jax.cross_validation import gcv
 from lagrange_jax.linalg import rank_tolerance
+from lagrange_jax.marginal_likelihood import negative_log_evidence
 from lagrange_jax.parabola import parabola_minimum
 from lagrange_jax.ridge import multiplier_to_strength, norm_of_strength
 from lagrange_jax.spectrum import Spectrum

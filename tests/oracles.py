@@ -127,7 +127,7 @@ def objective(features, targets, kernel, bias, weights=None):
     """Mean over examples and sum over outputs, straight from the definition."""
     weights = np.ones(len(features)) if weights is None else weights
     used = weights > 0
-    residuals = features[used] @ kernel + bias - targets[used]
+    residuals = features[used] @ np.asarray(kernel) + np.asarray(bias) - targets[used]
     return np.average((residuals**2).sum(1), weights=weights[used])
 
 

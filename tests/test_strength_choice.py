@@ -11,10 +11,10 @@ from scipy.optimize import minimize_scalar
 from sklearn.linear_model import RidgeCV
 
 import lagrange_jax.linen
-from lagrange_jax.evidence import negative_log_evidence
+from lagrange_jax.cross_validation import gcv, leave_one_out
 from lagrange_jax.initializers import initialize, lagrange
 from lagrange_jax.least_squares import solve_spectrum
-from lagrange_jax.leave_one_out import gcv, leave_one_out
+from lagrange_jax.marginal_likelihood import negative_log_evidence
 from lagrange_jax.parabola import parabola_minimum
 from lagrange_jax.ridge import solve_ridge
 from lagrange_jax.solution import Status
