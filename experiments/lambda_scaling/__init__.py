@@ -1,0 +1,1 @@
+"""Paper B, whole and past it: how the best strength falls with the examples."""
