@@ -38,6 +38,7 @@ from lagrange_jax.initializers import lsuv as lsuv
 from lagrange_jax.initializers import reinitialize as reinitialize
 from lagrange_jax.least_squares import solve_least_squares as solve_least_squares
 from lagrange_jax.least_squares import solve_spectrum as solve_spectrum
+from lagrange_jax.loss_bound import loss_within as loss_within
 from lagrange_jax.marginal_likelihood import Evidence as Evidence
 from lagrange_jax.marginal_likelihood import evidence as evidence
 from lagrange_jax.marginal_likelihood import (

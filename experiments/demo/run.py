@@ -17,10 +17,7 @@ __all__ = ["METHODS", "run"]
 METHODS = {
     "Kaiming": lj.reinitialize(lj.he_normal()),
     "Xavier": lj.reinitialize(lj.glorot_normal()),
-    "Lagrangian": lj.chain(
-        lj.reinitialize(lj.he_normal()),
-        lj.lagrange(lj.forward_variance(relation="at_most")),
-    ),
+    "Lagrangian": lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange()),
 }
 
 
