@@ -34,7 +34,7 @@ def load_task(name: str) -> Task:
     elif name == "diabetes":
         inputs, progression = datasets.load_diabetes(return_X_y=True)
         targets = progression[:, None]
-        title = "diabetes, disease progression in standard deviations"
+        title = "diabetes, standardised progression"
     else:
         raise ValueError(f"expected 'digits' or 'diabetes'; got {name!r}.")
     parts = train_test_split(inputs, targets, test_size=0.25, random_state=0)
