@@ -93,39 +93,15 @@ def as_model(
     """
     affine.check_features(features)
     example = affine.example_rows(example_inputs)
-    mode_kwargs = {True: dict(train_kwargs or {}), False: dict(eval_kwargs or {})}
+    run = _make_run(module, dict(train_kwargs or {}), dict(eval_kwargs or {}))
+    init = _make_init(module, run, example, dict(eval_kwargs or {}))
     taps_train = features == "training"
-
-    def run(variables, inputs, key, *, training, collections=()):
-        # Streams without a key of their own fall back to "params".
-        for_params, for_dropout = jax.random.split(key)
-        rngs = {"params": for_params, "dropout": for_dropout}
-        mutable = [name for name in variables if name != "params"]
-        return module.apply(
-            variables,
-            inputs,
-            rngs=rngs if training else None,
-            mutable=[*mutable, *collections],
-            **mode_kwargs[training],
-        )
 
     def run_tapped(variables, inputs, key):
         with nn.intercept_methods(sow_call):
             return run(
                 variables, inputs, key, training=taps_train, collections=(affine.TAPS,)
             )
-
-    def init_all(key):
-        return module.init(key, example, **mode_kwargs[False])
-
-    state = _state_collections(
-        run, jax.eval_shape(init_all, jax.random.key(0)), example
-    )
-
-    def init(key):
-        variables = init_all(key)
-        kept = {name: variables[name] for name in state}
-        return {"params": variables.get("params", {}), **kept}
 
     def sown(updates: Any) -> affine.Taps:
         return affine.read_taps(updates.get(affine.TAPS, {}))
@@ -162,6 +138,43 @@ def as_model(
         return forward(variables, inputs, key)[1]
 
     return Model(init, apply, apply_train, taps, paths, head_path)
+
+
+def _make_run(module: nn.Module, train_kwargs: Any, eval_kwargs: Any) -> Any:
+    """Returns `run(variables, inputs, key, training=)`, with what it updated."""
+
+    def run(variables, inputs, key, *, training, collections=()):
+        # Streams without a key of their own fall back to "params".
+        for_params, for_dropout = jax.random.split(key)
+        rngs = {"params": for_params, "dropout": for_dropout}
+        mutable = [name for name in variables if name != "params"]
+        return module.apply(
+            variables,
+            inputs,
+            rngs=rngs if training else None,
+            mutable=[*mutable, *collections],
+            **(train_kwargs if training else eval_kwargs),
+        )
+
+    return run
+
+
+def _make_init(module: nn.Module, run: Any, example: Any, kwargs: Any) -> Any:
+    """Returns `init(key)`: parameters and state, without what `sow` filled."""
+
+    def init_all(key):
+        return module.init(key, example, **kwargs)
+
+    state = _state_collections(
+        run, jax.eval_shape(init_all, jax.random.key(0)), example
+    )
+
+    def init(key):
+        variables = init_all(key)
+        kept = {name: variables[name] for name in state}
+        return {"params": variables.get("params", {}), **kept}
+
+    return init
 
 
 def _state_collections(run: Any, variables: Any, inputs: Any) -> tuple[str, ...]:
