@@ -168,14 +168,11 @@ def slsqp(covariance, cross, norm_sq, start, relation="equality", metric=None):
     return result.x
 
 
-def central_difference(function, point, step=1e-5):
-    """The gradient of a scalar function, entry by entry, in fourth order."""
-    point = np.asarray(point, np.float64)
-    gradient = np.zeros(point.shape)
-    for index in np.ndindex(point.shape):
-        move = np.zeros(point.shape)
-        move[index] = step
-        near = float(function(point + move)) - float(function(point - move))
-        far = float(function(point + 2 * move)) - float(function(point - 2 * move))
-        gradient[index] = (8 * near - far) / (12 * step)
-    return gradient
+def central_difference(values, point, step=1e-5):
+    """The gradient at a vector, in fourth order.
+
+    `values` takes points `[m, size]` to the function's values `[m]`.
+    """
+    moves = step * np.eye(len(point))[:, None] * np.array([-2, -1, 1, 2])[:, None]
+    points = (np.asarray(point, np.float64) + moves).reshape(-1, len(point))
+    return np.asarray(values(points)).reshape(-1, 4) @ [1, -8, 8, -1] / (12 * step)
