@@ -17,6 +17,7 @@ from experiments.lambda_scaling.laws import (
 from experiments.lambda_scaling.tables import (
     fixed_laws,
     make_tables,
+    paired_heads,
     predicted_strength,
 )
 
@@ -169,22 +170,20 @@ def draw_converged(found: Found) -> Figure:
 
 def draw_heads(found: Found) -> Figure:
     """Best strength and loss of solved heads at every initial variance."""
-    scales = [x.split()[-1] for x in found if x.startswith("protocol/scale")]
+    cases = {tuple(name.split()): x for name, x in paired_heads(found).items()}
+    heads = list(dict.fromkeys(head for head, _ in cases))
+    scales = list(dict.fromkeys(scale for _, scale in cases))
     figure, axes = plotting.make_axes(2, len(scales))
-    heads = {"random": "protocol/scale", "lagrange": "heads/lagrange"}
-    heads["evidence"] = "heads/evidence"
-    for column, scale in zip(axes.T, scales, strict=True):
-        for head, prefix in heads.items():
-            if f"{prefix} {scale}" not in found:
-                continue
-            curves = found[f"{prefix} {scale}"]
-            colour = plotting.colour_of(head, list(heads))
-            law = fit_law(curves, "mean curve")
-            _plot_law(column[0], curves.sizes, law, head, colour)
-            least = curves.validation.mean(-1).min(0)
-            column[1].plot(curves.sizes, least, "o-", ms=3, color=colour, label=head)
-        _finish(column[0], f"initial variance {scale} / fan-in")
-        _finish(column[1], "")
+    for (head, scale), curves in cases.items():
+        above, below = axes[:, scales.index(scale)]
+        colour = plotting.colour_of(head, heads)
+        law = fit_law(curves, "mean curve")
+        _plot_law(above, curves.sizes, law, head, colour)
+        least = curves.validation.mean(-1).min(0)
+        below.plot(curves.sizes, least, "o-", ms=3, color=colour, label=head)
+        below.set(xscale="log", xlabel=EXAMPLES)
+        below.legend(frameon=False, fontsize="small")
+        _finish(above, f"initial variance {scale} / fan-in")
     axes[0, 0].set_ylabel(BEST)
     axes[1, 0].set_ylabel("validation loss there")
     return figure

@@ -9,7 +9,7 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,8 +81,10 @@ class Law(NamedTuple):
 
 def read_config(folder: Path) -> Config:
     """Returns the configuration of a run."""
-    fields = record.read_config(folder).items()
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
+    fields: dict[str, Any] = record.read_config(folder)
+    for name, value in fields.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return Config(**fields)
 
 
 def read_curves(folder: Path) -> dict[str, Curves]:

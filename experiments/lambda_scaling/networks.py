@@ -103,7 +103,12 @@ def cross_entropy(outputs, targets):
 def random_weights(scale) -> lj.InitTransform:
     """Normal weights of variance `scale` / fan-in, which may be traced."""
     draw = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return lj.reinitialize(lambda *args: jnp.sqrt(scale) * draw(*args))
+
+    def scaled(key, shape, dtype=None, out_sharding=None):
+        del out_sharding
+        return jnp.sqrt(scale) * draw(key, shape, dtype)
+
+    return lj.reinitialize(scaled)
 
 
 def _make_optimizer(schedule: Schedule, l1_share, layers):
@@ -149,7 +154,7 @@ def _make_train(activation, batch_size, head, schedule, size):
             batch_size=batch_size,
         )
         result = fit(key, strength, num_examples)
-        losses = jnp.stack([result.train_loss[-1], result.validation_loss[-1]])
+        losses = jnp.stack([result.train_loss, result.validation_loss])[:, -1]
         return jnp.where(result.diverged, jnp.inf, losses)
 
     return train

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.lambda_scaling.fixed_layer import (
@@ -11,7 +12,7 @@ from experiments.lambda_scaling.fixed_layer import (
 from experiments.lambda_scaling.laws import RULES, Curves, Law, fit_choice, fit_law
 from lagrange_jax.power_law import BestStrength
 
-__all__ = ["THESIS", "fixed_laws", "make_tables", "predicted_strength"]
+__all__ = ["THESIS", "fixed_laws", "make_tables", "paired_heads", "predicted_strength"]
 
 THESIS = {
     "first": "-0.685",
@@ -58,12 +59,13 @@ def _protocol(found: dict[str, Curves]) -> str:
 
 
 def _readings(found: dict[str, Curves]) -> str:
-    rows = [
-        [name.removeprefix("reading/"), *_laws(curves), _numbers(curves)]
-        for name, curves in found.items()
-        if name.startswith("reading/")
-    ]
-    header = ["reading (and factor on the initial variance)", *LAWS]
+    rows = []
+    for name, curves in found.items():
+        if name.startswith("reading/"):
+            slope, *_, edges = _laws(curves)
+            label = name.removeprefix("reading/")
+            rows.append([label, slope, edges, _numbers(curves)])
+    header = ["reading (and factor on the initial variance)", LAWS[0], LAWS[-1]]
     header.append("best at smallest, middle, largest N")
     return _markdown("Slopes of the readings", header, rows)
 
@@ -90,7 +92,9 @@ def fixed_laws(arrays: Record, sizes: np.ndarray) -> dict[str, tuple[Curves, Law
 
 def _choice(arrays: Record, name: str, sizes: np.ndarray) -> Law:
     edge = arrays[f"fixed/{name}_edge"] != 0
-    return fit_choice(sizes, BestStrength(arrays[f"fixed/{name}"], edge))
+    return fit_choice(
+        sizes, BestStrength(*map(jnp.asarray, (arrays[f"fixed/{name}"], edge)))
+    )
 
 
 def _fixed(arrays: Record, sizes: np.ndarray) -> str:
@@ -176,22 +180,33 @@ def _converged(found: dict[str, Curves]) -> str:
     return _markdown("Slopes of converged networks", header, rows)
 
 
+def paired_heads(found: dict[str, Curves]) -> dict[str, Curves]:
+    """Returns solved and random heads, "head scale", on the same seeds."""
+    solved = {x[6:]: y for x, y in found.items() if x.startswith("heads/")}
+    seeds = min(x.validation.shape[-1] for x in solved.values())
+    random = {
+        name.replace("protocol/scale", "random"): curves._replace(
+            train=curves.train[..., :seeds], validation=curves.validation[..., :seeds]
+        )
+        for name, curves in found.items()
+        if name.startswith("protocol/scale")
+    }
+    return {**random, **solved}
+
+
 def _heads(found: dict[str, Curves]) -> str:
     rows = []
-    for name, curves in found.items():
-        part, _, label = name.partition("/")
-        if part == "heads" or label.startswith("scale"):
-            law = fit_law(curves, "mean curve")
-            typical = np.exp(np.nanmean(np.log(law.strength)))
-            mean = curves.validation.mean(-1)
-            least, smallest = mean.min(0).mean(), mean[0].mean()
-            label = label.replace("scale", "random")
-            cells = [f"{typical:.2g}", f"{least:.4f}", f"{smallest:.4f}"]
-            rows.append([label, *_laws(curves), *cells])
+    for name, curves in paired_heads(found).items():
+        law = fit_law(curves, "mean curve")
+        typical = np.exp(np.nanmean(np.log(law.strength)))
+        mean = curves.validation.mean(-1)
+        losses = (mean.min(0).mean(), mean[0].mean())
+        cells = [f"{typical:.2g}", *(f"{x:.4f}" for x in losses)]
+        rows.append([name, *_laws(curves), *cells])
     header = ["head and factor on the initial variance", *LAWS]
     header += ["geometric mean of best", "validation loss at best"]
     header.append("at the smallest strength")
-    return _markdown("Solved heads against random ones", header, rows)
+    return _markdown("Solved heads against random ones, same seeds", header, rows)
 
 
 def make_tables(found: dict[str, Curves], arrays: Record, config) -> str:
