@@ -106,15 +106,14 @@ def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
             fontsize="x-small",
         )
     norms = [norm_sq for norm_sq, _ in labels]
-    ax.set_xlim(min(norms) / 4, max(norms) * 30)
+    ax.set_xlim(min(norms) / 4, max(norms) * 8)
 
 
 def draw_norms(results: Results, folder: Path) -> Figure:
     """Loss of the optimal head against its norm, with the methods' heads on it."""
     arrays = record.read_arrays(folder)
-    norm_sq, train, validation, optimum = (
-        arrays[f"landscape/{name}"]
-        for name in ("norm_sq", "train", "validation", "optimum")
+    norm_sq, train, validation = (
+        arrays[f"landscape/{name}"] for name in ("norm_sq", "train", "validation")
     )
     scales = _scales(results)
     figure, axes = plotting.make_axes(1, len(scales), size=(6.0, 4.0))
@@ -122,7 +121,6 @@ def draw_norms(results: Results, folder: Path) -> Figure:
         norms = norm_sq / scale**2
         ax.plot(norms, train**0.5, color="#0072B2", label="training windows")
         ax.plot(norms, validation**0.5, color="#D55E00", label="validation windows")
-        ax.axvline(optimum / scale**2, color="0.6", ls=":", lw=1)
         _mark_heads(ax, results, scale)
         ax.set(title=_title(scale), xlabel="squared norm of the head", xscale="log")
         ax.set_ylim(10, 130)
