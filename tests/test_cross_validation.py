@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import lagrange_jax.leave_one_out as leave_one_out_module
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 
+import lagrange_jax.cross_validation as leave_one_out_module
 from lagrange_jax.cross_validation import leave_one_out
 from tests.test_ridge import BIAS, ROUTES, SHAPES, problem, spectrum_of
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import lagrange_jax.linen
 from lagrange_jax import grid as grid_module
+from lagrange_jax.constraints import forward_variance
 from lagrange_jax.grid import Grid, make_mesh, run_grid
 from lagrange_jax.initializers import chain, lagrange, reinitialize
 from lagrange_jax.training import make_train
@@ -72,8 +73,8 @@ def test_every_combination_lands_in_its_place(together, chunk_size):
 
 
 def test_a_grid_of_training_runs_is_a_loop_over_them():
-    init = chain(reinitialize(jax.nn.initializers.he_normal()), lagrange())
-    train = train_mlp(init)
+    draw_body = reinitialize(jax.nn.initializers.he_normal())
+    train = train_mlp(chain(draw_body, lagrange(forward_variance())))
     result = run_grid(train, Grid(STRENGTHS, SIZES, keys(2)))
     one = jax.jit(train)
     for i, j, k in itertools.product(range(3), range(2), range(2)):

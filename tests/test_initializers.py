@@ -131,7 +131,9 @@ class TestLagrange:
             features=features,
             train_kwargs={"train": True},
         )
-        variables, info = lj.initialize(key, model, SOLVE, (INPUTS, TARGETS))
+        # Small enough to bind: else both find the least-squares solution.
+        solve = lj.lagrange(lj.weight_norm(0.01))
+        variables, info = lj.initialize(key, model, solve, (INPUTS, TARGETS))
         outputs = model.apply(variables, INPUTS)
         if features == "training":
             outputs, _ = model.apply_train(variables, INPUTS, key)
@@ -143,7 +145,7 @@ class TestLagrange:
             features={"training": "inference", "inference": "training"}[features],
             train_kwargs={"train": True},
         )
-        _, other_info = lj.initialize(key, other, SOLVE, (INPUTS, TARGETS))
+        _, other_info = lj.initialize(key, other, solve, (INPUTS, TARGETS))
         assert abs(other_info.objective - info.objective) > 1e-4
 
     def test_every_position_of_a_sequence_is_an_example(self, key, model):

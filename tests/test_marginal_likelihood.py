@@ -3,13 +3,13 @@
 import functools
 
 import jax
-import lagrange_jax.evidence as evidence_module
 import numpy as np
 import pytest
 from scipy.linalg import helmert
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import BayesianRidge
 
+import lagrange_jax.marginal_likelihood as evidence_module
 from lagrange_jax.marginal_likelihood import negative_log_evidence
 from lagrange_jax.strength_choice import choose_strength
 from tests.test_ridge import BIAS, ROUTES, SHAPES, problem, spectrum_of
