@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
-def _names():
+def _names() -> dict[str, Any]:
     random = np.random.default_rng(0)
     inputs = random.normal(size=(96, 12)).astype(np.float32)
     targets = np.eye(10, dtype=np.float32)[random.integers(0, 10, 96)]

@@ -138,7 +138,7 @@ def test_full_batch_is_gradient_descent_on_the_first_examples(
     found = hidden["kernel"], hidden["bias"], head["kernel"], head["bias"]
     chex.assert_trees_all_close(found, final, atol=1e-5)
     np.testing.assert_allclose(result.train_loss, losses[::4], rtol=1e-5)
-    norms = [np.linalg.norm(final[0]), np.linalg.norm(final[2])]
+    norms = np.array([np.linalg.norm(final[0]), np.linalg.norm(final[2])])
     np.testing.assert_allclose(result.kernel_norm[-1], norms, rtol=1e-5)
     outputs = np.tanh(validation.inputs @ final[0] + final[1]) @ final[2] + final[3]
     validation_loss = ((outputs - validation.targets) ** 2).sum(1).mean()

@@ -10,6 +10,9 @@ to the whole grid: the record says from what. PyTorch and scikit-learn are used 
 they are installed.
 """
 
+# Peers are installed by hand, for the benchmark only.
+# pyright: reportMissingImports=false
+
 import argparse
 import dataclasses
 import importlib.metadata

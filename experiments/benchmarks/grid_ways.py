@@ -1,5 +1,8 @@
 """The ways to train the grid that `experiments.benchmarks.grid` compares."""
 
+# Peers are installed by hand, for the benchmark only.
+# pyright: reportMissingImports=false
+
 import dataclasses
 import warnings
 from collections.abc import Callable

@@ -1,5 +1,8 @@
 """Other solvers of min w^T S w - 2 r^T w subject to ||w||^2 = c, one column a call."""
 
+# Peers are installed by hand, for the benchmark only.
+# pyright: reportMissingImports=false
+
 import contextlib
 import io
 

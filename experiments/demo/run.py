@@ -4,6 +4,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 import lagrange_jax as lj
@@ -70,9 +71,9 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
             }
             record.save_arrays(folder, **curves)
             record.append_row(folder, row | {"target": task.target})
-            start, end = result.validation_loss[:, 0], result.validation_loss[:, -1]
+            losses = np.mean(np.asarray(result.validation_loss), axis=0)
             print(
                 f"{row['name']:22} {config.seeds} seeds: validation loss "
-                f"{start.mean():7.3f} -> {end.mean():.3f}",
+                f"{losses[0]:7.3f} -> {losses[-1]:.3f}",
                 flush=True,
             )

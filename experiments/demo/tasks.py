@@ -1,6 +1,6 @@
 """Real data that always load: scikit-learn's digits and diabetes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import datasets
@@ -28,20 +28,24 @@ class Task(NamedTuple):
 def load_task(name: str) -> Task:
     """Returns "digits" or "diabetes", standardised on the training examples."""
     if name == "digits":
-        images, labels = datasets.load_digits(return_X_y=True)
+        images, labels = _arrays(datasets.load_digits)
         inputs, targets = images / 16.0, np.eye(10)[labels]
         title = "digits, one-hot targets"
     elif name == "diabetes":
-        inputs, progression = datasets.load_diabetes(return_X_y=True)
+        inputs, progression = _arrays(datasets.load_diabetes)
         targets = progression[:, None]
         title = "diabetes, standardised progression"
     else:
         raise ValueError(f"expected 'digits' or 'diabetes'; got {name!r}.")
     parts = train_test_split(inputs, targets, test_size=0.25, random_state=0)
-    train_x, valid_x, train_t, valid_t = (part.astype(np.float32) for part in parts)
+    train_x, valid_x, train_t, valid_t = (np.asarray(x, np.float32) for x in parts)
     if name == "diabetes":
         scale = train_x.std(0)
         train_x, valid_x = train_x / scale, valid_x / scale
         mean, std = train_t.mean(0), train_t.std(0)
         train_t, valid_t = (train_t - mean) / std, (valid_t - mean) / std
     return Task(Batch(train_x, train_t), Batch(valid_x, valid_t), title)
+
+
+def _arrays(load: Any) -> tuple[np.ndarray, np.ndarray]:
+    return load(return_X_y=True)

@@ -154,7 +154,8 @@ def _make_train(activation, batch_size, head, schedule, size):
             batch_size=batch_size,
         )
         result = fit(key, strength, num_examples)
-        losses = jnp.stack([result.train_loss, result.validation_loss])[:, -1]
+        curves = (result.train_loss, jnp.asarray(result.validation_loss))
+        losses = jnp.stack([curve[-1] for curve in curves])
         return jnp.where(result.diverged, jnp.inf, losses)
 
     return train

@@ -89,7 +89,7 @@ def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
     for (method, s), some in results.items():
         if s == scale and np.isfinite(some[0].multiplier):
             place = some[0].norm_sq, some[0].train[0] ** 0.5
-            same = [p for p in labels if np.allclose(p, place, rtol=0.05)]
+            same = [p for p in labels if np.allclose(p, place, rtol=0.2)]
             labels.setdefault(same[0] if same else place, []).append(LABELS[method])
     for (norm_sq, error), names in labels.items():
         ax.plot(norm_sq, error, "o", color="black", ms=4)
