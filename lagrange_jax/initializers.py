@@ -148,7 +148,7 @@ def lagrange(constraint: Constraint | None = None) -> InitTransform:
             moments, key = state
             key, tap_key = jax.random.split(key)
             taps = model.taps(variables, batch.inputs, tap_key)
-            examples = head_examples(taps[model.head].inputs, batch, kernel.shape[1])
+            examples = _head_examples(taps[model.head].inputs, batch, kernel.shape[1])
             return update_moments(moments, *examples), key
 
         num_features, num_outputs = kernel.shape
@@ -180,7 +180,7 @@ def _moment_dtype(kernel):
     return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
 
 
-def head_examples(features: jax.Array, batch: Batch, num_outputs: int):
+def _head_examples(features: jax.Array, batch: Batch, num_outputs: int):
     """Returns features `[n, d]`, targets `[n, k]` and weights `[n]` of a batch.
 
     Extra axes between examples and features (the positions of a sequence) count as

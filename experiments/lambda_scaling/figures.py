@@ -48,6 +48,9 @@ def _plot_law(
 
 
 def _finish(ax: Axes, title: str, *, log: bool = True) -> None:
+    # A small run may have no optimum inside its grid, and so nothing to draw.
+    values = [np.asarray(line.get_ydata(), float) for line in ax.lines]
+    log = log and any(np.any(some > 0) for some in values)
     scale = "log" if log else "linear"
     ax.set(xlabel=EXAMPLES, title=title, xscale=scale, yscale=scale)
     ax.legend(frameon=False, fontsize="small")
