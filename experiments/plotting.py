@@ -64,10 +64,16 @@ def plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
 
 
 def plot_band(axes: Axes, x: Any, curves: Any, colour: str, label: str, **kwargs: Any):
-    """Draws the mean of `curves` `[seeds, points]` with its 95% band."""
+    """Draws the mean of `curves` `[seeds, points]` with its 95% band.
+
+    Two seeds say too little for an interval: the band then spans them.
+    """
     mean, half = mean_interval(curves)
+    low, high = mean - half, mean + half
+    if len(curves) < 3:
+        low, high = np.min(curves, 0), np.max(curves, 0)
     axes.plot(x, mean, color=colour, label=label, **kwargs)
-    axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, lw=0)
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
