@@ -198,7 +198,9 @@ def _heads(found: dict[str, Curves]) -> str:
     rows = []
     for name, curves in paired_heads(found).items():
         law = fit_law(curves, "mean curve")
-        typical = np.exp(np.nanmean(np.log(law.strength)))
+        is_inside = np.isfinite(law.strength)
+        inside = np.log(law.strength[is_inside])
+        typical = np.exp(inside.mean()) if inside.size else np.nan
         mean = curves.validation.mean(-1)
         losses = (mean.min(0).mean(), mean[0].mean())
         cells = [f"{typical:.2g}", *(f"{x:.4f}" for x in losses)]
