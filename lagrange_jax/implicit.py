@@ -17,7 +17,9 @@ def differentiable(data: Any, point: Any, factors: Any) -> Any:
     With $A = S + \mu I$ and its inverse known from the forward pass, the cotangent
     $(\bar w, \bar\mu)$ is pulled back through $[[A, w], [w^T, 0]]$ to $(z, \nu)$; then
     $\bar r = z$, $\bar S = -\mathrm{sym}(z w^T)$ and $\bar c = \nu / 2$. Nothing is
-    differentiated through `eigh`.
+    differentiated through `eigh`. In the hard case the directions that the data leave
+    free have no derivative: targets and norm have the right one, so have features that
+    stay out of these directions.
 
     Args:
       data: covariance $S$, cross-covariance $R$ and norm $c$ as a row.
@@ -44,7 +46,10 @@ def _backward(residuals, cotangent):
     slope = column_sum(u * inverse * v, norm_sq) - multiplier_bar
     nu = jnp.where(is_met, slope / jnp.where(curvature > 0, curvature, 1), 0)
     z = dot(basis, inverse * (v - nu * u))
-    outer = dot(z, kernel.T)
+    # Where A is singular its pseudo-inverse stands in for it, and the kernel turns with
+    # the range of S: d(S^+ r) has the term (I - S S^+) dS S^+ w too.
+    free = dot(basis, jnp.where(inverse == 0, v, 0))
+    outer = dot(z, kernel.T) - dot(free, dot(basis, inverse * u).T)
     data_bar = -(outer + outer.T) / 2, z, nu / 2
     point_bar = jnp.zeros_like(kernel), jnp.zeros_like(multiplier)
     return data_bar, point_bar, (jnp.zeros_like(basis), jnp.zeros_like(inverse), None)

@@ -69,7 +69,8 @@ def solve_least_squares(
 
     Jittable and vmappable over every array. Differentiable once in reverse mode, in
     the moments (hence in features, targets and example weights) and in the norm, by
-    implicit differentiation of the KKT system: right at repeated eigenvalues too.
+    implicit differentiation of the KKT system: right at repeated eigenvalues too, but
+    for the directions that the data leave free in the hard case, which have none.
 
     Args:
       moments: statistics of features and targets.

@@ -456,6 +456,17 @@ class TestGradients:
         live = slice(None) if ratio < 1 else slice(3)
         self.check(features, targets, ratio * (free**2).sum(0), live=live)
 
+    @pytest.mark.parametrize(
+        ("ratio", "options"),
+        [(0.3, {}), (3.0, {"relation": "at_most"}), (0.4, {"exact": True})],
+    )
+    def test_fewer_rows_than_features(self, x64, ratio, options):
+        # The minimum-norm solution turns with the space that the rows span.
+        features, targets = gaussian(n=4, d=5, k=1)
+        free = oracles.minimum_norm(features, targets)
+        norm_sq = ratio * (free**2).sum(0)
+        self.check(features, targets, norm_sq, **options)
+
     def test_the_price_of_norm_is_the_multiplier(self, x64):
         features, targets = gaussian()
         loss = lambda c: solve_data(features, targets, c).objective  # noqa: E731
