@@ -115,6 +115,12 @@ def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransf
 def _weighted_std(values, weights):
     if weights is None:
         return jnp.std(values)
+    if values.shape[:1] != weights.shape:
+        raise ValueError(
+            f"expected {len(weights)} examples along the first axis of a layer's "
+            f"output, to weigh them; got shape {values.shape}. Use lsuv without "
+            "example weights for a network that folds examples into another axis."
+        )
     weights = weights.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
     weights = jnp.broadcast_to(weights, values.shape)
     values = jnp.where(weights > 0, values, 0)

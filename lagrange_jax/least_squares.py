@@ -7,9 +7,10 @@ the secular equation for each output.
 
 **Hard case.** Where $r$ has no part in the bottom eigenspace of $S$ (dead or
 constant features, fewer examples than features, one-hot inputs) the minimisers form
-a sphere. We add $256\,\epsilon \|r\|$ along a tie-break kernel to $r$: no branch and
-no tolerance, and the free part becomes the projection of that kernel on the bottom
-eigenspace, which does not depend on the eigenvectors the library happened to pick.
+a sphere. Where a projection of $r$ on an eigenvector is no larger than rounding, we add
+to it that of $256\,\epsilon \|r\|$ times a tie-break kernel. The free part becomes the
+projection of that kernel on the bottom eigenspace, which does not depend on the
+eigenvectors the library happened to pick; a weak but real projection keeps its sign.
 
 References:
   W. Gander, G. H. Golub, U. von Matt, "A constrained eigenvalue problem", Linear
@@ -41,12 +42,10 @@ from lagrange_jax.spectrum import Spectrum, decompose
 
 __all__ = ["solve_least_squares", "solve_spectrum"]
 
-# Size of the tie-break relative to rounding. Large enough to beat the rounding
-# noise of r in the bottom eigenspace (the free part follows the tie-break to
-# 0.9998 in float32), small enough to cost 3e-9 of the target's variance.
+# Size of the tie-break relative to rounding: large enough to beat the rounding noise
+# of r in the bottom eigenspace, small enough not to show in the loss.
 TIE_BREAK = 256
 # Projections and eigenvalue gaps that rounding alone may produce, in units of eps.
-# Only such projections are perturbed: a weak but real one keeps its sign.
 NOISE = 4
 EQUAL = 4
 

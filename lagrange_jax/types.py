@@ -26,7 +26,7 @@ Variables = Mapping[str, Any]
 """A network's arrays by collection, as `flax.linen.Module.init` returns them.
 
 `variables["params"]` is trained by gradients; every other collection (batch
-statistics, random-number states) is state that a training pass may update.
+statistics, say) is state that a training pass may update.
 """
 
 

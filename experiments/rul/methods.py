@@ -1,12 +1,10 @@
 """The initialisations that the RUL study compares, by name."""
 
-import jax.numpy as jnp
 from jax.nn import initializers
 
 import lagrange_jax as lj
-from lagrange_jax.strength_choice import evidence_norm
 
-__all__ = ["BASELINES", "LABELS", "MAIN", "METHODS", "loss_within"]
+__all__ = ["BASELINES", "LABELS", "MAIN", "METHODS"]
 
 TANH_GAIN = 5 / 3
 """The gain usual for tanh layers, for the constraint of Kaiming's form."""
@@ -26,27 +24,6 @@ def _lagrange(constraint: lj.Constraint) -> lj.InitTransform:
     return lj.chain(lj.reinitialize(initializers.he_normal()), lj.lagrange(constraint))
 
 
-def loss_within(factor: float) -> lj.Constraint:
-    r"""The smallest head whose loss is at most `factor` times the least one.
-
-    The data choose the norm: along the ridge path
-    $w(\mu) = (S + \mu I)^{-1} r$ the loss rises with the multiplier $\mu$ and the
-    norm falls; this takes the largest of 128 multipliers that keep the bound.
-    """
-
-    def norm_sq(spectrum: lj.Spectrum):
-        values, projections = spectrum.eigenvalues, spectrum.projections[:, 0]
-        multipliers = values[-1] * jnp.logspace(-7, 3, 128, dtype=values.dtype)
-        weights = projections[None] / (values[None] + multipliers[:, None])
-        explained = (2 * projections[None] - values[None] * weights) * weights
-        losses = spectrum.variance[0] - explained.sum(1)
-        kept = losses <= factor * losses[0]
-        last = jnp.max(jnp.where(kept, jnp.arange(128), 0))
-        return jnp.sum(weights[last] ** 2)[None]
-
-    return lj.Constraint(norm_sq)
-
-
 def _both_relations(name, constraint, **options):
     return {
         f"{name}_{relation}": _lagrange(constraint(relation=relation, **options))
@@ -60,9 +37,9 @@ LAGRANGE = {
     **_both_relations("backward", lj.backward_variance),
     **_both_relations("glorot", lj.glorot_variance),
     **_both_relations("kaiming_norm", lj.kaiming_variance, gain=TANH_GAIN),
-    "evidence": _lagrange(evidence_norm()),
-    "loss_within_10": _lagrange(loss_within(1.1)),
-    "loss_within_50": _lagrange(loss_within(1.5)),
+    "evidence": _lagrange(lj.evidence_norm()),
+    "loss_within_10": _lagrange(lj.loss_within(1.1)),
+    "loss_within_50": _lagrange(lj.loss_within(1.5)),
     **_both_relations("exact_forward", lj.forward_variance, exact=True),
 }
 
