@@ -54,7 +54,12 @@ def exact_trust_region(s, r, norm_sq):
     # but makes the Hessian indefinite, and the solution lies on the boundary.
     hessian = 2 * s - 2 * (1 + np.linalg.eigvalsh(s)[0]) * np.eye(len(r))
     problem = IterativeSubproblem(
-        np.zeros(len(r)), lambda w: 0.0, lambda w: -2 * r, lambda w: hessian
+        np.zeros(len(r)),
+        lambda w: 0.0,
+        lambda w: -2 * r,
+        lambda w: hessian,
+        k_easy=1e-12,
+        k_hard=1e-12,
     )
     return problem.solve(np.sqrt(norm_sq))[0]
 
