@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: setup demo test lint types check clean
+.PHONY: setup demo test lint types check docs clean
 
 setup: .venv/.installed
 
@@ -15,6 +15,15 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/python -m experiments.launch demo
+
+# The site, docs/_build/html; every page's code and every docstring's example is run.
+docs: .venv/.docs
+	$(BIN)/python -m pytest -q tests/test_doctests.py
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -29,4 +38,4 @@ check: setup
 test: lint types check
 
 clean:
-	rm -rf .venv runs build dist .pytest_cache .ruff_cache
+	rm -rf .venv runs build dist docs/_build .pytest_cache .ruff_cache
