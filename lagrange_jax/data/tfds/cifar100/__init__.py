@@ -1,0 +1,1 @@
+"""TFDS builder of CIFAR-100; import `cifar100_dataset_builder` to use it."""
