@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 from scipy import special
 
 from lagrange_jax.least_squares import solve_spectrum

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
@@ -179,7 +180,7 @@ def _named_values(values, fields):
 
 
 def _is_number(x):
-    return not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _coordinates(axis):

@@ -1,13 +1,12 @@
-"""Run folders, the command line and the intervals of the plots."""
+"""Run folders and the command line."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-import scipy.stats
 
-from experiments import launch, plotting, record
+from experiments import launch, record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +88,3 @@ def test_unknown_study_lists_the_studies(capsys):
         launch.main(["no_such_study"])
     error = capsys.readouterr().err
     assert all(name in error for name in launch.study_names())
-
-
-@pytest.mark.parametrize("n", [2, 5, 31])
-def test_interval_is_students(n):
-    values = np.random.default_rng(n).normal(size=(n, 3))
-    mean, half = plotting.mean_interval(values)
-    low, high = scipy.stats.t.interval(
-        0.95, n - 1, values.mean(0), scipy.stats.sem(values)
-    )
-    np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)
-
-
-def test_interval_of_one_value_is_unknown():
-    assert np.isnan(plotting.mean_interval([[1.0]])[1]).all()

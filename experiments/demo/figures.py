@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import plotting, record
+from lagrange_jax.plots import plot_band
 
 __all__ = ["draw"]
 
@@ -41,7 +42,8 @@ def draw(folder: str | Path) -> str:
         for method in methods:
             curves = arrays[f"{task}/{method}/validation"]
             colour = plotting.colour_of(method, methods)
-            plotting.plot_band(ax, np.arange(curves.shape[1]), curves, colour, method)
+            epochs = np.arange(curves.shape[1])
+            plot_band(ax, epochs, curves, label=method, color=colour)
         ax.set(yscale="log", xlabel="epoch", ylabel="validation loss", title=title)
         ax.legend(frameon=False)
     plotting.save_figure(figure, folder / "curves.png")

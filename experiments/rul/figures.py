@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from experiments import plotting, record
 from experiments.rul.methods import BASELINES, LABELS
 from experiments.rul.results import Results, make_table, read_results
+from lagrange_jax.plots import plot_band
 
 __all__ = ["draw"]
 
@@ -40,12 +41,12 @@ def draw_curves(results: Results) -> Figure:
         for method in _methods(results, IN_CURVES, scale):
             some = results[method, scale]
             points = min(len(x.epochs) for x in some)
-            plotting.plot_band(
+            plot_band(
                 ax,
                 np.mean([x.epochs[:points] for x in some], 0),
                 [np.sqrt(x.validation[:points]) for x in some],
-                plotting.colour_of(method, IN_CURVES),
-                LABELS[method],
+                label=LABELS[method],
+                color=plotting.colour_of(method, IN_CURVES),
                 linestyle="--" if method in BASELINES else "-",
             )
         ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))

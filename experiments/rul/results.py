@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import plotting, record
+from experiments import record
 from experiments.rul.methods import LABELS, METHODS
 from experiments.rul.metrics import epochs_to
+from lagrange_jax.plots import mean_interval
 
 __all__ = ["REFERENCE", "Result", "make_table", "read_results"]
 
@@ -105,7 +106,7 @@ def _interval(values: Sequence[float], form: str) -> str:
         return f"not reached ({missed} of {len(values)})"
     if len(values) < 3:
         return " / ".join(_number(value, form) for value in values)
-    mean, half = plotting.mean_interval(values)
+    mean, half = mean_interval(values)
     return f"{_number(float(mean), form)} ± {_number(float(half), form)}"
 
 
