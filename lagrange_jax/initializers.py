@@ -260,6 +260,15 @@ def initialize(
 
     Raises:
       ValueError: if data are missing or do not fit the model; the sentence says how.
+
+    Example:
+      >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
+      >>> targets = inputs[:, :1] ** 2
+      >>> model = lj.linen.as_model(nn.Sequential([nn.Dense(16), nn.Dense(1)]), inputs)
+      >>> init = lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange())
+      >>> key = jax.random.key(1)
+      >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
+      >>> lj.check(info)  # raises if a head could not be solved
     """
     if batches is None or is_arrays(batches):
         return _initialize(key, batches, model, init, batch_size)

@@ -90,6 +90,12 @@ def as_model(
     Raises:
       ValueError: there is no head, or the network is not affine in its kernel: it
         is called twice, tied to an earlier layer, or followed by something else.
+
+    Example:
+      >>> network = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(1)])
+      >>> model = lj.linen.as_model(network, jnp.zeros((2, 3)))
+      >>> model.layers, model.head
+      ((('layers_0',), ('layers_2',)), ('layers_2',))
     """
     affine.check_features(features)
     example = affine.example_rows(example_inputs)

@@ -138,7 +138,7 @@ def update_moments(
     return merge_moments(moments, compute_moments(features, targets, weights))
 
 
-def all_reduce_moments(moments: Moments, axis_name: str) -> Moments:
+def all_reduce_moments(moments: Moments, axis_name: str | tuple[str, ...]) -> Moments:
     """Merges the moments of all shards along a mapped mesh axis.
 
     To be called inside `jax.shard_map` or `jax.vmap(axis_name=...)`. What moves
@@ -146,7 +146,7 @@ def all_reduce_moments(moments: Moments, axis_name: str) -> Moments:
 
     Args:
       moments: this shard's moments.
-      axis_name: name of the mapped axis.
+      axis_name: name of the mapped axis, or names of several.
 
     Returns:
       The moments of the whole data set, the same on every shard.
@@ -193,6 +193,12 @@ def compute_moments(
 
     Raises:
       ValueError: if ranks or lengths do not agree, or there are no rows.
+
+    Example:
+      >>> features = jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+      >>> moments = lj.compute_moments(features, features[:, :1])
+      >>> print(moments.count, moments.mean_x)
+      3.0 [2. 3.]
     """
     _check_shapes(features, targets, weights)
     dtype = _accumulation_dtype(features, targets)

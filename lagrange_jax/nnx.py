@@ -206,6 +206,14 @@ def as_model(
     Raises:
       ValueError: there is no head, or the network is not affine in its kernel: it
         is called twice, tied to an earlier layer, or followed by something else.
+
+    Example:
+      >>> def build(rngs):
+      ...     return nnx.Sequential(
+      ...         nnx.Linear(3, 16, rngs=rngs), nnx.relu, nnx.Linear(16, 1, rngs=rngs)
+      ...     )
+      >>> lj.nnx.as_model(build, jnp.zeros((2, 3))).head
+      ('layers', 2)
     """
     affine.check_features(features)
     example = affine.example_rows(example_inputs)

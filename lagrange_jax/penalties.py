@@ -74,6 +74,14 @@ def add_l2_penalty(
 
     Returns:
       A transform whose state is empty unless a strength is a schedule.
+
+    Example:
+      >>> optimizer = optax.chain(lj.add_l2_penalty(0.5), optax.sgd(0.1))
+      >>> params = {"kernel": jnp.array([2.0, -4.0])}
+      >>> gradient = {"kernel": jnp.zeros(2)}
+      >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+      >>> print(updates["kernel"])
+      [-0.1  0.2]
     """
     return penalize(lambda g, w, s: g + s * w, mask, strength)
 

@@ -176,6 +176,15 @@ def fit_power_law(
 
     Raises:
       ValueError: if the shapes do not fit, or `points` is unknown.
+
+    Example:
+      Losses of three seeds that are least at the strength 1 / N:
+
+      >>> strengths, sizes = jnp.geomspace(1e-4, 1.0, 9), jnp.array([10.0, 100, 1000])
+      >>> losses = (jnp.log(strengths)[:, None] + jnp.log(sizes)[None]) ** 2
+      >>> best = lj.best_strength(jnp.stack([losses] * 3, axis=-1), strengths)
+      >>> print(f"{lj.fit_power_law(sizes, best).slope:.2f}")
+      -1.00
     """
     _check(sizes, best, points)
     x = jnp.log(jnp.asarray(sizes).astype(best.strength.dtype))

@@ -98,6 +98,13 @@ def ridge_path(spectrum: Spectrum, strengths: Float[Array, "l *k"]) -> RidgeHead
 
     Raises:
       ValueError: if the strengths have another shape.
+
+    Example:
+      >>> features = jnp.array([[1.0], [2.0], [3.0]])
+      >>> spectrum = lj.decompose(lj.compute_moments(features, 2 * features))
+      >>> path = lj.ridge_path(spectrum, jnp.array([0.0, 4 / 3]))
+      >>> print(path.kernel[:, 0, 0])
+      [2. 1.]
     """
     return jax.vmap(solve_ridge, (None, 0))(spectrum, strengths)
 

@@ -67,7 +67,7 @@ class HeadSolution(NamedTuple):
       norm_sq: the squared norm that the kernel has, in the constraint's metric.
       objective: the loss at (W, b), mean over examples and sum over outputs.
       stationarity: relative KKT residual, see `stationarity`.
-      norm_error: |norm_sq / wanted - 1| for a met constraint, else zero.
+      norm_error: `|norm_sq / wanted - 1|` for a met constraint, else zero.
       gap_bound: a certificate, `loss - global minimum <= gap_bound` for the loss
         of these columns, whatever way the kernel was found.
       is_global: whether the second-order condition for a global minimiser holds.

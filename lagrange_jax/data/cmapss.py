@@ -33,7 +33,7 @@ def load_engines(
       **builder_kwargs: further arguments of the TFDS builder.
 
     Returns:
-      `{"train": engines, "test": engines}`, each in ascending order of `unit`.
+      The engines of `"train"` and of `"test"`, each in ascending order of `unit`.
 
     Raises:
       FileNotFoundError: the data are neither prepared nor found.
