@@ -25,13 +25,19 @@ __all__ = [
     "read_config",
     "read_rows",
     "save_arrays",
+    "write_atomically",
 ]
 
 Folder = str | os.PathLike
 
 
-def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """Readers see the old file or the new one, never half of it."""
+def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Writes a file so that readers see the old one or the new one, never half of it.
+
+    Args:
+      path: the file.
+      write: called with a binary file to write to.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -47,7 +53,7 @@ def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    _write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _processor() -> str:
@@ -144,7 +150,7 @@ def append_row(folder: Folder, row: Mapping[str, Any]) -> None:
     path = Path(folder) / "rows.jsonl"
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1] + json.dumps(row) + "\n"
-    _write_atomically(path, lambda file: file.write(whole.encode()))
+    write_atomically(path, lambda file: file.write(whole.encode()))
 
 
 def read_arrays(folder: Folder) -> dict[str, np.ndarray]:
@@ -159,6 +165,6 @@ def read_arrays(folder: Folder) -> dict[str, np.ndarray]:
 def save_arrays(folder: Folder, **arrays: Any) -> None:
     """Adds arrays to the record, replacing those of the same names."""
     merged: dict[str, Any] = {**read_arrays(folder), **arrays}
-    _write_atomically(
+    write_atomically(
         Path(folder) / "arrays.npz", lambda file: np.savez_compressed(file, **merged)
     )
