@@ -1,26 +1,27 @@
 """A whole grid of training runs in one call.
 
 `run_grid` flattens the axes of a `Grid`, maps one pure function over the flat index
-and compiles it once. Several devices each take a share of the index and never speak
-to each other; chunks bound the memory and report progress.
+and compiles it once. Several devices, of one host or of many, each take a share of the
+index and never speak to each other; chunks bound the memory and report progress.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
-__all__ = ["Grid", "GridResult", "make_mesh", "run_grid"]
+from lagrange_jax.grid_plan import (
+    AXIS,
+    bytes_per_device,
+    check_names,
+    merge_parts,
+    plan_grid,
+    run_part,
+)
 
-AXIS = "grid"
+__all__ = ["Grid", "GridResult", "chunk_size_for", "make_mesh", "run_grid"]
 
 
 class Grid(NamedTuple):
@@ -63,7 +64,7 @@ class GridResult(NamedTuple):
 
     def select(self, **indices: int) -> "GridResult":
         """Returns the part at the given indices, as in `select(strength=3, key=0)`."""
-        _check_names(indices, self.axes)
+        check_names(indices, self.axes)
         where = tuple(indices.get(name, slice(None)) for name in self.axes)
         axes = {name: x for name, x in self.axes.items() if name not in indices}
         return GridResult(axes, jax.tree.map(lambda x: x[where], self.values))
@@ -114,94 +115,74 @@ def run_grid(
     Raises:
       ValueError: if `together` names an axis that the grid does not have.
     """
-    axes = grid.axes
-    _check_names(together or (), axes)
-    outer = tuple(name for name in axes if name not in (together or ())) or tuple(axes)
-    inner = tuple(name for name in axes if name not in outer)
     mesh = make_mesh() if mesh is None else mesh
-    total = math.prod(_shape(axes, outer))
+    plan = plan_grid(train, grid.axes, mesh, together)
+    total = plan.total
     chunk = -(-min(chunk_size or total, total) // mesh.size) * mesh.size
-    replicated = jax.device_put(axes, NamedSharding(mesh, P()))
     parts = []
     for start in range(0, total, chunk):
-        index = np.minimum(np.arange(start, start + chunk, dtype=np.int32), total - 1)
-        index = jax.device_put(index, NamedSharding(mesh, P(AXIS)))
-        parts.append(_to_host(_call(train, outer, inner, mesh, replicated, index)))
+        stop = min(start + chunk, total)
+        parts.append(run_part(plan, start, stop, chunk))
         if progress is not None:
-            progress(min(start + chunk, total), total)
-    flat = jax.tree.map(lambda *x: _concatenate(x)[:total], *parts)
-    return GridResult(axes, jax.tree.map(partial(_unflatten, axes, outer, inner), flat))
+            progress(stop, total)
+    return GridResult(plan.axes, merge_parts(plan, parts))
 
 
-@partial(jax.jit, static_argnames=("train", "outer", "inner", "mesh"))
-def _call(train, outer, inner, mesh, axes, index):
-    """Calls `train` for a flat index over the outer axes and all of the inner ones."""
+def chunk_size_for(
+    train: Callable[..., Any],
+    grid: Grid,
+    memory_limit: float,
+    *,
+    together: Sequence[str] | None = None,
+    mesh: Mesh | None = None,
+) -> int:
+    """Returns a `chunk_size` with which a grid stays within a memory limit.
 
-    def share(axes, index):
-        def one(i, j):
-            return train(**_pick(axes, outer, i), **_pick(axes, inner, j))
+    The compiler is asked, not the device: the program is compiled for one combination
+    a device, for all of them and for the size in between that the limit suggests, and
+    nothing is run. What counts is the program's arguments, temporaries and results;
+    the results of earlier chunks lie on the host.
 
-        if not inner:
-            return jax.vmap(lambda i: one(i, None))(index)
-        rows = jnp.arange(math.prod(_shape(axes, inner)))
-        return lax.map(lambda i: jax.vmap(partial(one, i))(rows), index)
+    Args:
+      train: as for `run_grid`.
+      grid: the axes.
+      memory_limit: bytes that the program may take on each device.
+      together: as for `run_grid`.
+      mesh: as for `run_grid`.
 
-    # Each device runs its own program. Under a plain sharded `jit` a loop of
-    # data-dependent length would ask all devices at every turn whether to go on.
-    return jax.shard_map(
-        share, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
-    )(axes, index)
+    Returns:
+      The size, a multiple of the number of devices, or the whole grid.
+
+    Raises:
+      ValueError: if one combination a device is too much already.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    plan = plan_grid(train, grid.axes, mesh, together)
+    most = -(-plan.total // mesh.size)
+    least_bytes, most_bytes = bytes_per_device(plan, 1), bytes_per_device(plan, most)
+    if least_bytes > memory_limit:
+        raise ValueError(
+            f"expected a limit of at least {least_bytes} bytes, what one combination a "
+            f"device takes; got {memory_limit}. Return less from the function, or "
+            "leave axes out of `together`."
+        )
+    if most_bytes <= memory_limit:
+        return plan.total
+    # Affine in the size, but for what the compiler rounds.
+    share = (memory_limit - least_bytes) / (most_bytes - least_bytes)
+    size = 1 + int(share * (most - 1))
+    while size > 1 and (found := bytes_per_device(plan, size)) > memory_limit:
+        size = max(1, min(size - 1, int(size * memory_limit / found)))
+    return size * mesh.size
 
 
 def _as_axis(name, values):
     values = jnp.asarray(values) if isinstance(values, list) else values
     values = jax.tree.map(jnp.asarray, values)
     lengths = {x.shape[:1] for x in jax.tree.leaves(values)}
-    if len(lengths) != 1 or lengths == {()}:
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
             f"axis {name!r} must be an array, or a pytree of arrays that share the "
-            f"length of their leading axis; got leading axes {sorted(lengths)}."
+            f"length of their leading axis, at least one; got {sorted(lengths)}."
         )
     return values
-
-
-def _check_names(names, axes):
-    unknown = [name for name in names if name not in axes]
-    if unknown:
-        raise ValueError(f"expected names among {list(axes)}; got {unknown}.")
-
-
-def _shape(axes, names):
-    return tuple(len(jax.tree.leaves(axes[name])[0]) for name in names)
-
-
-def _pick(axes, names, flat_index):
-    """Returns the named axes' values at one flat index, as keyword arguments."""
-    if not names:
-        return {}
-    indices = jnp.unravel_index(flat_index, _shape(axes, names))
-    return {
-        name: jax.tree.map(lambda x, i=i: x[i], axes[name])
-        for name, i in zip(names, indices, strict=True)
-    }
-
-
-def _to_host(values):
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(values, tiled=True)
-    return jax.device_get(values)
-
-
-def _concatenate(parts):
-    # Typed keys, such as a network's random state, stay JAX arrays.
-    library = jnp if isinstance(parts[0], jax.Array) else np
-    return library.concatenate(parts)
-
-
-def _unflatten(axes, outer, inner, x):
-    """Restores the axes of the grid, in their order, from the flat ones."""
-    names = outer + inner
-    rest = x.shape[2 if inner else 1 :]
-    order = [names.index(name) for name in axes]
-    tail = range(len(names), len(names) + len(rest))
-    return x.reshape(_shape(axes, names) + rest).transpose(*order, *tail)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lagrange_jax.linen
-from lagrange_jax import grid as grid_module
+from lagrange_jax import grid_plan
 from lagrange_jax.constraints import forward_variance
 from lagrange_jax.grid import Grid, make_mesh, run_grid
 from lagrange_jax.initializers import chain, lagrange, reinitialize
@@ -128,7 +128,7 @@ def test_devices_never_speak_to_each_other(inner):
     )
     index = jax.device_put(jnp.arange(8), NamedSharding(mesh, P("grid")))
     outer = tuple(name for name in axes if name not in inner)
-    lowered = grid_module._call.lower(train, outer, inner, mesh, axes, index)
+    lowered = grid_plan._call.lower(train, outer, inner, mesh, axes, index)
     compiled = lowered.compile()
     text = str(compiled.as_text())
     words = "all-reduce", "all-gather", "all-to-all", "collective-permute"
@@ -192,7 +192,7 @@ def test_a_result_may_leave_out_the_networks():
 def test_mistakes_in_the_axes_are_refused():
     with pytest.raises(ValueError, match="share the length"):
         run_grid(draw, Grid({"a": np.ones(2), "b": np.ones(3)}, SIZES, keys()))
-    with pytest.raises(ValueError, match="leading axis"):
+    with pytest.raises(ValueError, match="at least one"):
         run_grid(draw, Grid(0.1, SIZES, keys()))
     with pytest.raises(ValueError, match="among"):
         run_grid(draw, Grid(STRENGTHS, SIZES, keys()), together=["strengths"])

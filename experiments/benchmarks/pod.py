@@ -1,0 +1,69 @@
+"""What moves between devices, read from the compiled programs: the table of POD.md.
+
+python -m experiments.benchmarks.pod
+"""
+
+import math
+import os
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+__all__ = ["collective_bytes", "moments_bytes"]
+
+COLLECTIVES = (
+    "all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast"
+    "|reduce-scatter|ragged-all-to-all"
+)
+
+
+def collective_bytes(text: str) -> Counter[str]:
+    """Returns the bytes that each kind of collective puts out on one device.
+
+    Args:
+      text: a compiled program, as `compiled.as_text()` prints it.
+    """
+    found = Counter()
+    for outputs, kind in re.findall(rf"= (.+?) ({COLLECTIVES})(?:-start)?\(", text):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", outputs):
+            entries = math.prod(int(size) for size in shape.split(",") if size)
+            found[kind] += entries * np.dtype(_numpy_name(dtype)).itemsize
+    return found
+
+
+def _numpy_name(dtype: str) -> str:
+    names = {"f": "float", "s": "int", "u": "uint"}
+    return "bool" if dtype == "pred" else names[dtype[0]] + dtype[1:]
+
+
+def moments_bytes(d: int, k: int, itemsize: int = 4) -> int:
+    """Returns the size of what `all_reduce_moments` adds up over devices."""
+    return itemsize * (d * d + d * k + 2 * d + 3 * k + 1)
+
+
+def main() -> None:
+    """Prints the bytes of the compiled all-reduce beside those of the formula."""
+    from lagrange_jax import sharding
+
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
+    rows = NamedSharding(mesh, P("data"))
+    print(f"{mesh.size} devices\n| d | k | compiled | formula | other |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for d, k in ((64, 1), (128, 10), (512, 100), (2048, 100), (2048, 1000)):
+        shapes = (8 * mesh.size, d), (8 * mesh.size, k)
+        data = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=rows) for s in shapes]
+        program = sharding._sharded_moments.lower(*data, None, mesh).compile()
+        found = collective_bytes(str(program.as_text()))
+        reduced = found.pop("all-reduce")
+        print(f"| {d} | {k} | {reduced} | {moments_bytes(d, k)} | {dict(found)} |")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    main()
