@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lagrange_jax.linalg import column_length, column_sum, dot, pseudo_inverse
-from lagrange_jax.solution import Status, stationarity
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.linalg import column_length, column_sum, pseudo_inverse
+from lagrange_jax.solution import Status
+from lagrange_jax.spectrum import (
+    Spectrum,
+    covariance_times,
+    mean_variance,
+    smallest_eigenvalue,
+)
 
 __all__ = [
     "certificate",
-    "mean_variance",
     "metric_norm_sq",
     "objective",
     "status_of",
@@ -51,18 +56,18 @@ def certificate(
         (spectrum, kernel, multiplier, norm_sq)
     )
     s, cross = spectrum.eigenvalues, spectrum.cross
-    metric_kernel, curvature, stretch = kernel, s[0] + multiplier, 1.0
+    product = covariance_times(spectrum, kernel)
+    metric_kernel, stretch = kernel, 1.0
+    curvature = smallest_eigenvalue(spectrum) + multiplier
     if exact:
         variance = mean_variance(spectrum)
-        metric_kernel = dot(spectrum.covariance, kernel) / variance
+        metric_kernel = product / variance
         curvature = variance + multiplier
         stretch = jnp.sqrt(variance * jnp.max(pseudo_inverse(s)))
-    residual = stationarity(
-        spectrum.covariance, cross, kernel, multiplier, metric_kernel
-    )
+    residual = cross - product - multiplier * metric_kernel
     top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
     size = column_length(cross, norm_sq) + top * column_length(kernel, norm_sq)
-    noise = 2 * jnp.finfo(s.dtype).eps * len(s) ** 0.5
+    noise = 2 * jnp.finfo(s.dtype).eps * len(cross) ** 0.5
     distance = stretch * (column_length(residual, norm_sq) + noise * size)
     defect = jnp.maximum(noise * top - curvature, 0)
     relative = column_length(residual, norm_sq) / jnp.where(size > 0, size, 1)
@@ -75,7 +80,7 @@ def certificate(
 
 def objective(spectrum: Spectrum, kernel: Float[Array, "d k"]) -> Float[Array, ""]:
     """Returns the loss at a kernel with its best bias."""
-    product = dot(spectrum.covariance, kernel)
+    product = covariance_times(spectrum, kernel)
     return spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
 
 
@@ -90,13 +95,14 @@ def status_of(
       rows: `norm_error` and `stationarity` of the solution.
     """
     finite = lambda *arrays: jnp.isfinite(jnp.stack([jnp.sum(a) for a in arrays])).all()  # noqa: E731
-    eps = jnp.finfo(spectrum.projections.dtype).eps
+    eps = jnp.finfo(spectrum.cross.dtype).eps
     solved = (rows["norm_error"] <= NORM_TOLERANCE * eps) & (
         rows["stationarity"] <= STATIONARITY_TOLERANCE * eps
     )
+    covariance = jax.tree.leaves(spectrum.covariance)
     failures = {
         Status.NO_DATA: spectrum.count <= 0,
-        Status.NONFINITE_FEATURES: ~finite(spectrum.covariance, spectrum.mean_x),
+        Status.NONFINITE_FEATURES: ~finite(*covariance, spectrum.mean_x),
         Status.NONFINITE_TARGETS: ~finite(spectrum.cross, spectrum.variance),
         Status.INVALID_NORM: ~usable.all(),
         Status.NOT_CONVERGED: ~solved.all(),
@@ -105,17 +111,11 @@ def status_of(
     return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
 
 
-def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:
-    """Returns the mean variance of the features; one where all are constant."""
-    variance = jnp.trace(spectrum.covariance) / len(spectrum.eigenvalues)
-    return jnp.where(variance == 0, 1, variance)
-
-
 def metric_norm_sq(
     spectrum: Spectrum, kernel: Float[Array, "d k"], like: Array, exact: bool
 ) -> Float[Array, "1 m"]:
     """Returns the squared norm in the constraint's metric, of the shape of `like`."""
     if not exact:
         return column_length(kernel, like) ** 2
-    product = kernel * dot(spectrum.covariance, kernel)
+    product = kernel * covariance_times(spectrum, kernel)
     return column_sum(product, like) / mean_variance(spectrum)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from lagrange_jax.linalg import dot, rank_tolerance
 from lagrange_jax.moments import compute_moments
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.spectrum import Factor, Spectrum
 
 __all__ = ["decompose_gram"]
 
@@ -27,10 +27,8 @@ def decompose_gram(
 ) -> Spectrum:
     """Returns the thin spectrum: n eigenvalues and eigenvectors instead of d.
 
-    All of the ridge path, the criteria and leave-one-out read it as they read that of
-    `decompose`. The constrained solver does not: off the thin basis lies the freedom
-    of its hard case. For this reason `covariance`, which nothing here needs, is left
-    empty `[0, 0]` and makes `solve_spectrum` fail while tracing.
+    The constrained solver, the ridge path, the criteria and leave-one-out read it as
+    they read that of `decompose`; no d x d matrix is formed.
 
     Args:
       features: inputs of the head, fewer rows than columns as a rule.
@@ -61,7 +59,7 @@ def decompose_gram(
         eigenvalues,
         lax.stop_gradient(columns),
         lax.stop_gradient(projections),
-        covariance=jnp.zeros((0, 0), dtype),
+        covariance=Factor(x),
         cross=dot(x.T, t),
         variance=jnp.sum(t**2, axis=0),
         mean_x=mean_x,

@@ -1,5 +1,6 @@
 """Implicit differentiation of a solved head."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from lagrange_jax.linalg import column_sum, dot
 
-__all__ = ["differentiable"]
+__all__ = ["differentiable", "without_derivative"]
 
 
 @jax.custom_vjp
@@ -56,3 +57,21 @@ def _backward(residuals, cotangent):
 
 
 differentiable.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def without_derivative(reason: str, tree: Any) -> Any:
+    """Returns the tree; whoever differentiates through it gets a `ValueError`.
+
+    Args:
+      reason: what the error says.
+      tree: any pytree of arrays.
+    """
+    del reason
+    return tree
+
+
+@without_derivative.defjvp
+def _refuse(reason, primals, tangents):
+    del primals, tangents
+    raise ValueError(reason)

@@ -14,7 +14,38 @@ from jaxtyping import Array, Float
 from lagrange_jax.linalg import dot
 from lagrange_jax.moments import Moments
 
-__all__ = ["Spectrum", "decompose"]
+__all__ = [
+    "Factor",
+    "Quadratic",
+    "Spectrum",
+    "covariance_times",
+    "decompose",
+    "mean_variance",
+    "quadratic",
+    "smallest_eigenvalue",
+]
+
+
+class Factor(NamedTuple):
+    """A covariance of fewer rows than columns, as the rows themselves.
+
+    Attributes:
+      rows: centred features, each times the root of its share of the weight, so that
+        the covariance is `rows.T @ rows`.
+    """
+
+    rows: Float[Array, "n d"]
+
+
+class Quadratic(NamedTuple):
+    """The quadratic problem of a head: the last fields of a `Spectrum`, in order."""
+
+    covariance: Float[Array, "d d"]
+    cross: Float[Array, "d k"]
+    variance: Float[Array, " k"]
+    mean_x: Float[Array, " d"]
+    mean_t: Float[Array, " k"]
+    count: Float[Array, ""]
 
 
 class Spectrum(NamedTuple):
@@ -30,7 +61,8 @@ class Spectrum(NamedTuple):
       eigenvalues: $s$, ascending.
       eigenvectors: $Q$, one eigenvector a column.
       projections: $P = Q^T R$.
-      covariance: $S$; the raw second moment for a head without bias.
+      covariance: $S$; the raw second moment for a head without bias. Its `Factor`
+        where the spectrum is thin, see `decompose_gram`.
       cross: $R$; likewise.
       variance: $v$, the mean squared target that a zero kernel leaves over.
       mean_x: mean of the features; zero for a head without bias.
@@ -41,12 +73,24 @@ class Spectrum(NamedTuple):
     eigenvalues: Float[Array, " d"]
     eigenvectors: Float[Array, "d d"]
     projections: Float[Array, "d k"]
-    covariance: Float[Array, "d d"]
+    covariance: Float[Array, "d d"] | Factor
     cross: Float[Array, "d k"]
     variance: Float[Array, " k"]
     mean_x: Float[Array, " d"]
     mean_t: Float[Array, " k"]
     count: Float[Array, ""]
+
+
+def quadratic(moments: Moments, *, use_bias: bool = True) -> Quadratic:
+    """Returns the quadratic problem of a head; arguments are those of `decompose`."""
+    covariance, cross, variance = moments.cov_xx, moments.cov_xt, moments.var_t
+    mean_x, mean_t = moments.mean_x, moments.mean_t
+    if not use_bias:
+        covariance = covariance + jnp.outer(mean_x, mean_x)
+        cross = cross + jnp.outer(mean_x, mean_t)
+        variance = variance + mean_t**2
+        mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
+    return Quadratic(covariance, cross, variance, mean_x, mean_t, moments.count)
 
 
 def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
@@ -60,23 +104,34 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
     Returns:
       The `Spectrum`. Where the moments are not finite its arrays are not either.
     """
-    covariance, cross, variance = moments.cov_xx, moments.cov_xt, moments.var_t
-    mean_x, mean_t = moments.mean_x, moments.mean_t
-    if not use_bias:
-        covariance = covariance + jnp.outer(mean_x, mean_x)
-        cross = cross + jnp.outer(mean_x, mean_t)
-        variance = variance + mean_t**2
-        mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
-    eigenvalues, eigenvectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
-    projections = dot(eigenvectors.T, lax.stop_gradient(cross))
-    return Spectrum(
-        eigenvalues,
-        eigenvectors,
-        projections,
-        covariance,
-        cross,
-        variance,
-        mean_x,
-        mean_t,
-        moments.count,
-    )
+    problem = quadratic(moments, use_bias=use_bias)
+    covariance, cross = lax.stop_gradient((problem.covariance, problem.cross))
+    eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
+    return Spectrum(eigenvalues, eigenvectors, dot(eigenvectors.T, cross), *problem)
+
+
+def covariance_times(
+    spectrum: Spectrum, kernel: Float[Array, "d k"]
+) -> Float[Array, "d k"]:
+    """Returns the covariance times a kernel."""
+    if isinstance(spectrum.covariance, Factor):
+        rows = spectrum.covariance.rows
+        return dot(rows.T, dot(rows, kernel))
+    return dot(spectrum.covariance, kernel)
+
+
+def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:
+    """Returns the mean variance of the features; one where all are constant."""
+    if isinstance(spectrum.covariance, Factor):
+        trace = jnp.sum(spectrum.covariance.rows**2)
+    else:
+        trace = jnp.trace(spectrum.covariance)
+    variance = trace / len(spectrum.cross)
+    return jnp.where(variance == 0, 1, variance)
+
+
+def smallest_eigenvalue(spectrum: Spectrum) -> Float[Array, ""]:
+    """Returns the smallest eigenvalue; a factor of few rows leaves some at zero."""
+    if isinstance(spectrum.covariance, Factor):
+        return jnp.zeros((), spectrum.eigenvalues.dtype)
+    return spectrum.eigenvalues[0]

@@ -39,17 +39,20 @@ BELOW_ROUNDING = {
 SLACK = {"condition_1e4": 2, "condition_1e8": 2}
 
 
-def solve_ratios(features, targets, mask, norm_sq, tie_break):
-    moments = lj.compute_moments(features, targets, mask)
-    solve = functools.partial(lj.solve_least_squares, moments, tie_break=tie_break)
-    return jax.vmap(solve)(norm_sq)
+@functools.partial(jax.jit, static_argnames="method")
+def solve_all(features, targets, mask, norm_sq, tie_break, method="eigh"):
+    def solve_ratios(features, targets, mask, norm_sq):
+        moments = lj.compute_moments(features, targets, mask)
+        solve = functools.partial(
+            lj.solve_least_squares, moments, tie_break=tie_break, method=method
+        )
+        return jax.vmap(solve)(norm_sq)
 
-
-solve_all = jax.jit(jax.vmap(solve_ratios, in_axes=(0, 0, 0, 0, None)))
+    return jax.vmap(solve_ratios)(features, targets, mask, norm_sq)
 
 
 @functools.cache
-def solved(dtype, per_output) -> Any:
+def solved(dtype, per_output, method="eigh") -> Any:
     """Every family, seed and ratio at once: data, norms, solutions, gaps, units."""
     pairs = [(family, seed) for family in problems.FAMILIES for seed in range(SEEDS)]
     data = problems.stack([problems.make(*pair) for pair in pairs], dtype)
@@ -59,7 +62,8 @@ def solved(dtype, per_output) -> Any:
     norm_sq = (scale * norm_sq[:, None]).astype(dtype)
     tie_break = np.random.default_rng(0).normal(size=(D, K)).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        solution = jax.tree.map(np.asarray, solve_all(*data, norm_sq, tie_break))
+        solution = solve_all(*data, norm_sq, tie_break, method=method)
+        solution = jax.tree.map(np.asarray, solution)
     moments = oracles.moments(*data)
     quadratic = oracles.diagonalise(moments.cov_xx, moments.cov_xt)
     each_ratio = oracles.Quadratic(*(part[:, None] for part in quadratic))
@@ -81,23 +85,25 @@ needs_extended_precision = pytest.mark.skipif(
 )
 FAMILY = pytest.mark.parametrize("family", problems.FAMILIES)
 SPHERES = pytest.mark.parametrize("per_output", [True, False])
+METHODS = pytest.mark.parametrize("method", ["eigh", "tridiagonal"])
 
 
 @needs_extended_precision
 @DTYPES
 @SPHERES
+@METHODS
 class TestFamilies:
     @FAMILY
-    def test_the_gap_is_rounding(self, family, per_output, dtype):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
+    def test_the_gap_is_rounding(self, family, per_output, dtype, method):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, method)
         if family in BELOW_ROUNDING[dtype]:
             unit = rounding * SLACK.get(family, 1)
         assert (gap / unit)[rows(family)].max() <= LIMIT[dtype]
         assert np.all(solution.status[rows(family)] == lj.Status.SUCCESS)
         assert np.all(solution.is_global[rows(family)])
 
-    def test_the_norm_is_met(self, per_output, dtype):
-        _, norm_sq, solution, *_ = solved(dtype, per_output)
+    def test_the_norm_is_met(self, per_output, dtype, method):
+        _, norm_sq, solution, *_ = solved(dtype, per_output, method)
         kernel = solution.kernel.astype(np.longdouble)
         found = (kernel**2).sum(-2 if per_output else (-2, -1))
         eps = np.finfo(dtype).eps
@@ -105,8 +111,8 @@ class TestFamilies:
         assert np.abs(solution.norm_sq / norm_sq - 1).max() <= 16 * eps
         assert solution.norm_error.max() <= 16 * eps
 
-    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
+    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype, method):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, method)
         assert np.all(gap <= solution.gap_bound)
         # And it says something: it is rounding too, though a looser kind.
         assert (solution.gap_bound / rounding).max() <= 2000 * np.finfo(dtype).eps
@@ -114,15 +120,16 @@ class TestFamilies:
         if dtype == np.float64:
             assert well_posed[rows("gaussian")].max() <= 1e-11
 
-    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype):
-        _, _, solution, *_ = solved(dtype, per_output)
+    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype, method):
+        _, _, solution, *_ = solved(dtype, per_output, method)
         multiplier = solution.multiplier[rows("gaussian")]
         assert np.all(multiplier[:, :2] > 0) and np.all(multiplier[:, 3:] < 0)
 
 
 @DTYPES
-def test_the_free_part_follows_the_tie_break(dtype):
-    data, _, solution, *_, tie_break = solved(dtype, True)
+@METHODS
+def test_the_free_part_follows_the_tie_break(dtype, method):
+    data, _, solution, *_, tie_break = solved(dtype, True, method)
     tie_break = tie_break / np.linalg.norm(tie_break, axis=0)
     for family in ("duplicated", "dead_and_constant", "few_rows", "one_hot"):
         for i in range(len(data.features))[rows(family)]:
@@ -137,8 +144,9 @@ def test_the_free_part_follows_the_tie_break(dtype):
                 assert np.all(solution.is_hard_case[i, j])
 
 
-def test_well_posed_problems_are_not_called_hard():
-    _, _, solution, *_ = solved(np.float64, True)
+@METHODS
+def test_well_posed_problems_are_not_called_hard(method):
+    _, _, solution, *_ = solved(np.float64, True, method)
     for family in ("gaussian", "mean_100_sigma", *problems.NEAR_HARD):
         assert not np.any(solution.is_hard_case[rows(family)]), family
     assert np.all(solution.is_hard_case[rows("hard"), 4:].sum() >= 12)
