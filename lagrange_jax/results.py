@@ -151,7 +151,7 @@ def _summarize_one(solution):
         f"  squared norm       {_range(solution.norm_sq)}",
         f"  multiplier         {_range(solution.multiplier)}",
         f"  KKT residual       {_range(solution.stationarity)}",
-        f"  above the optimum  at most {_range(solution.gap_bound)}",
+        f"  above the optimum  at most {float(np.max(solution.gap_bound)):.4g}",
     ]
     if np.any(solution.is_hard_case):
         lines.append("  hard case          the data leave part of the kernel free")

@@ -1,0 +1,97 @@
+"""The site: Sphinx with myst-nb, which runs the code of every page, and furo.
+
+Nothing is fetched while building, so that it builds offline. `DOCS_INTERSPHINX=1`
+fetches the inventories of Python, NumPy and JAX and links to them.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import lagrange_jax
+
+project = "lagrange_jax"
+author = "The lagrange_jax authors"
+copyright = author
+version = release = lagrange_jax.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "jupyter_execute"]
+html_theme = "furo"
+html_title = "lagrange_jax"
+html_static_path = ["_static"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# Pages: MyST Markdown, code cells run in a kernel with the environment's Python.
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_show_tb = True  # a failing cell is a warning, and warnings are errors
+nb_execution_timeout = 120
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+# What JAX compiles for a page is kept, so that the next build is faster.
+cache = Path(__file__).parent / "_build" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# API reference, from the docstrings.
+autodoc_default_options = {"members": True}
+autodoc_member_order = "groupwise"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_maximum_signature_line_length = 72
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+# A name in backticks links to what it names, where the site knows it.
+default_role = "py:obj"
+
+if os.environ.get("DOCS_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "jax": ("https://docs.jax.dev/en/latest", None),
+    }
+
+
+def _write_mathematics(app, what, name, obj, options, lines):
+    """Docstrings write $x$ and $$x$$; reStructuredText has a role and a directive."""
+    text = "\n".join(lines)
+    text = re.sub(
+        r"\$\$(.+?)\$\$",
+        lambda m: f".. math:: {' '.join(m[1].split())}",
+        text,
+        flags=re.DOTALL,
+    )
+    text = re.sub(r"\$([^$]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
+    lines[:] = text.split("\n")
+
+
+def _skip_fields(app, what, name, obj, skip, options):
+    """The fields of a NamedTuple are described by its docstring."""
+    return skip or (obj.__doc__ or "").startswith("Alias for field number")
+
+
+def _shorten_types(app, what, name, obj, options, signature, annotation):
+    """The name that is imported, not the one that is implemented."""
+    return tuple(
+        text and text.replace("jaxlib._jax.Array", "Array")
+        for text in (signature, annotation)
+    )
+
+
+def setup(app):
+    """Registers the hooks."""
+    app.connect("autodoc-process-signature", _shorten_types)
+    app.connect("autodoc-process-docstring", _write_mathematics, priority=400)
+    app.connect("autodoc-skip-member", _skip_fields)

@@ -1,0 +1,56 @@
+"""The notebooks run, their two forms agree, and the first cell leaves JAX alone."""
+
+import importlib.util
+import runpy
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jupytext
+import matplotlib.pyplot as plt
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def test_there_are_notebooks():
+    assert NAMES == ["grid", "quickstart", "transfer"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_at_smoke_size(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAGRANGE_JAX_SMOKE", "1")
+    plt.switch_backend("agg")
+    # Notebooks are written for JAX as it comes, without the tests' strictness.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        names = runpy.run_path(str(FOLDER / f"{name}.py"))
+    assert all(axes.has_data() for axes in names["figure"].axes)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_have_the_same_cells_and_no_outputs(name):
+    script, notebook = (jupytext.read(FOLDER / f"{name}{x}") for x in (".py", ".ipynb"))
+    pairs = [[(c.cell_type, c.source) for c in x.cells] for x in (script, notebook)]
+    assert pairs[0] == pairs[1], f"run jupytext --sync experiments/notebooks/{name}.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code and not any(c.outputs or c.execution_count for c in code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_cell_installs_beside_the_jax_that_is_there(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda x, check: commands.append(x))
+    cells = jupytext.read(FOLDER / f"{name}.py").cells
+    exec(next(cell.source for cell in cells if cell.cell_type == "code"), {})
+    (command,) = commands
+    pins = Path(command[command.index("--constraint") + 1]).read_text().split()
+    assert pins == [f"{x}=={version(x)}" for x in ("jax", "jaxlib")]
+    assert not {"--upgrade", "-U", "--force-reinstall"} & set(command)
