@@ -22,6 +22,7 @@ from lagrange_jax.constraints import forward_variance as forward_variance
 from lagrange_jax.constraints import glorot_variance as glorot_variance
 from lagrange_jax.constraints import kaiming_variance as kaiming_variance
 from lagrange_jax.constraints import weight_norm as weight_norm
+from lagrange_jax.cross_entropy import solve_cross_entropy as solve_cross_entropy
 from lagrange_jax.cross_validation import gcv as gcv
 from lagrange_jax.cross_validation import leave_one_out as leave_one_out
 from lagrange_jax.cross_validation import leave_one_out_errors as leave_one_out_errors

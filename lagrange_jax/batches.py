@@ -95,7 +95,15 @@ def _from_arrays(batch: Batch, batch_size: int) -> Batches:
         state = lax.fori_loop(0, num_full, body, state)
         return step(state, rows(num_full * size, rest), *constants) if rest else state
 
-    return Batches(fold, rows(0, size))
+    def collect(function, *constants):
+        starts = size * jnp.arange(num_full)
+        parts = lax.map(lambda start: function(rows(start, size), *constants), starts)
+        parts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
+        if not rest:
+            return parts
+        return _join([parts, function(rows(num_full * size, rest), *constants)])
+
+    return Batches(fold, rows(0, size), lax.while_loop, collect)
 
 
 def _from_stream(stream: Iterable[Any]) -> Batches:
@@ -125,4 +133,18 @@ def _from_stream(stream: Iterable[Any]) -> Batches:
             state = step(state, as_batch(batch), *constants)
         return state
 
-    return Batches(fold, as_batch(first))
+    def collect(function, *constants):
+        function = jax.jit(function)
+        return _join([function(as_batch(batch), *constants) for batch in passes()])
+
+    return Batches(fold, as_batch(first), _while_loop, collect)
+
+
+def _while_loop(condition, body, state):
+    while condition(state):
+        state = body(state)
+    return state
+
+
+def _join(parts):
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)

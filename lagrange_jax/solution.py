@@ -21,6 +21,8 @@ class Status(enum.IntEnum):
     NONFINITE_TARGETS = 3
     INVALID_NORM = 4
     NOT_CONVERGED = 5
+    INVALID_TARGETS = 6
+    NOT_GLOBAL = 7
 
     @property
     def message(self) -> str:
@@ -48,6 +50,15 @@ _MESSAGES = {
     Status.NOT_CONVERGED: (
         "The solver did not reach its tolerance. Rescale features or targets, or "
         "solve in float64."
+    ),
+    Status.INVALID_TARGETS: (
+        "Some targets are no classes: labels outside 0..k-1, or probabilities below "
+        "zero or not one in sum. Correct them, or mask those examples (weight 0)."
+    ),
+    Status.NOT_GLOBAL: (
+        "The norm is larger than the unconstrained optimum's, so that the problem on "
+        "the sphere is not convex and its solution may be a local one. Use "
+        'relation="at_most" or a smaller norm.'
     ),
 }
 

@@ -53,10 +53,17 @@ class Batches(NamedTuple):
         `state = step(state, batch, *constants)` for every batch in order: inside a
         trace for arrays, as a Python loop of jitted steps for a stream.
       first: the first batch.
+      while_loop: `while_loop(condition, body, state)` for a body that folds:
+        `jax.lax.while_loop` for arrays, a Python loop for a stream.
+      collect: `collect(function, *constants)` calls `function(batch, *constants)` for
+        every batch in order and returns its arrays joined along their leading axis;
+        None where examples cannot be brought to one place.
     """
 
     fold: Callable[..., Any]
     first: Batch
+    while_loop: Callable[..., Any] = jax.lax.while_loop
+    collect: Callable[..., Any] | None = None
 
 
 class Tap(NamedTuple):
