@@ -238,7 +238,7 @@ def plot_strength_map(
     best = best_strength(jnp.asarray(mean, jnp.float32), jnp.asarray(strengths))
     inside = ~np.asarray(best.is_censored)
     line = np.where(inside, best.strength, np.nan)
-    axes.plot(sizes, line, "o-", color="white", mec="black", ms=5, lw=1.5)
+    axes.plot(sizes, line, "o-", color="black", mfc="white", ms=5, lw=1.5)
     edge = np.where(inside, np.nan, best.strength)
     axes.plot(sizes, edge, "o", mfc="none", mec="black", ms=5)
     axes.set(xscale="log", yscale="log", xlabel="examples", ylabel="strength")

@@ -13,10 +13,10 @@ PAGES = "\n".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
 DOCUMENTED = re.findall(r"automodule:: ([\w.]+)", PAGES)
 EXPORTING = sorted(
     {
-        statement.module
+        str(statement.module)
         for statement in ast.parse(Path(lj.__file__).read_text()).body
         if isinstance(statement, ast.ImportFrom)
-        and (statement.module or "").startswith("lagrange_jax.")
+        and str(statement.module).startswith("lagrange_jax.")
     }
 )
 
