@@ -40,7 +40,7 @@ def certificate(
 
     For any $w$ on the sphere, $\rho = r - (S + \mu I) w$ and $s_1$ the smallest
     eigenvalue, $f(w) - f^* \le 4 \sqrt c \|\rho\| + 4 c \max(0, -(s_1 + \mu))$. What
-    rounding may hide in $\rho$ and $s_1$ is added.
+    rounding and underflow may hide in $\rho$ and $s_1$ is added.
 
     Args:
       spectrum: the problem.
@@ -68,11 +68,12 @@ def certificate(
     top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
     size = column_length(cross, norm_sq) + top * column_length(kernel, norm_sq)
     noise = 2 * jnp.finfo(s.dtype).eps * len(cross) ** 0.5
-    distance = stretch * (column_length(residual, norm_sq) + noise * size)
-    defect = jnp.maximum(noise * top - curvature, 0)
-    relative = column_length(residual, norm_sq) / jnp.where(size > 0, size, 1)
+    vanished = len(cross) * jnp.finfo(s.dtype).tiny
+    length = column_length(residual, norm_sq)
+    distance = stretch * (length + noise * size + vanished)
+    defect = jnp.maximum(noise * top - curvature, 0) + vanished
     return dict(
-        stationarity=relative,
+        stationarity=length / jnp.where(size > 0, size, 1),
         gap_bound=4 * jnp.sqrt(norm_sq) * distance + 4 * norm_sq * defect,
         is_global=curvature >= -noise * top,
     )
@@ -85,19 +86,22 @@ def objective(spectrum: Spectrum, kernel: Float[Array, "d k"]) -> Float[Array, "
 
 
 def status_of(
-    spectrum: Spectrum, usable: Bool[Array, "1 m"], rows: Mapping[str, Array]
+    spectrum: Spectrum, usable: Bool[Array, "1 m"], solution: Mapping[str, Array]
 ) -> Int[Array, ""]:
     """Returns the first thing that went wrong, causes before their effects.
 
     Args:
       spectrum: the problem.
       usable: whether each wanted norm is positive and finite.
-      rows: `norm_error` and `stationarity` of the solution.
+      solution: fields of a `HeadSolution`.
     """
     finite = lambda *arrays: jnp.isfinite(jnp.stack([jnp.sum(a) for a in arrays])).all()  # noqa: E731
     eps = jnp.finfo(spectrum.cross.dtype).eps
-    solved = (rows["norm_error"] <= NORM_TOLERANCE * eps) & (
-        rows["stationarity"] <= STATIONARITY_TOLERANCE * eps
+    kernel, bias, bound = solution["kernel"], solution["bias"], solution["gap_bound"]
+    is_solved = (
+        finite(kernel, bias, bound, solution["objective"])
+        & jnp.all(solution["norm_error"] <= NORM_TOLERANCE * eps)
+        & jnp.all(solution["stationarity"] <= STATIONARITY_TOLERANCE * eps)
     )
     covariance = jax.tree.leaves(spectrum.covariance)
     failures = {
@@ -105,10 +109,23 @@ def status_of(
         Status.NONFINITE_FEATURES: ~finite(*covariance, spectrum.mean_x),
         Status.NONFINITE_TARGETS: ~finite(spectrum.cross, spectrum.variance),
         Status.INVALID_NORM: ~usable.all(),
-        Status.NOT_CONVERGED: ~solved.all(),
+        Status.NO_VARIANCE: _is_vanishing(spectrum, kernel),
+        Status.NOT_CONVERGED: ~is_solved,
     }
     codes = [jnp.int32(code) for code in failures]
     return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
+
+
+def _is_vanishing(spectrum, kernel):
+    """Whether what underflows in the moments would show in the loss.
+
+    Each entry may have lost as much as the smallest normal number.
+    """
+    info = jnp.finfo(kernel.dtype)
+    norm_sq = jnp.sum(kernel**2)
+    top = jnp.max(jnp.abs(spectrum.eigenvalues))
+    size = jnp.sum(spectrum.variance) + norm_sq * top
+    return size < (1 + norm_sq) * (info.tiny / info.eps)
 
 
 def metric_norm_sq(

@@ -40,7 +40,7 @@ from lagrange_jax.certificate import (
 )
 from lagrange_jax.constraints import Relation, require_norm, require_relation
 from lagrange_jax.implicit import without_derivative
-from lagrange_jax.linalg import dot
+from lagrange_jax.linalg import column_length, dot
 from lagrange_jax.moments import Moments
 from lagrange_jax.solution import HeadSolution
 from lagrange_jax.spectrum import Factor, Spectrum, decompose, quadratic
@@ -174,13 +174,13 @@ def _solve(solve, spectrum, norm_sq, relation, exact, tie_break):
         is_hard_case=is_hard_case,
         **certificate(spectrum, kernel, multiplier, wanted, exact),
     )
-    return HeadSolution(
+    solution = dict(
         kernel=kernel,
         bias=spectrum.mean_t - dot(spectrum.mean_x, kernel),
         objective=objective(spectrum, kernel),
-        status=status_of(spectrum, usable, rows),
         **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
     )
+    return HeadSolution(**solution, status=status_of(spectrum, usable, solution))
 
 
 def _tie_break(kernel, shape, dtype):
@@ -195,7 +195,7 @@ def _tie_break(kernel, shape, dtype):
         )
     kernel = lax.stop_gradient(kernel).astype(dtype)
     kernel = jnp.where(jnp.any(kernel != 0, axis=0, keepdims=True), kernel, default)
-    return kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+    return kernel / column_length(kernel, kernel[:1])
 
 
 def _require_method(method, exact):

@@ -23,6 +23,7 @@ class Status(enum.IntEnum):
     NOT_CONVERGED = 5
     INVALID_TARGETS = 6
     NOT_GLOBAL = 7
+    NO_VARIANCE = 8
 
     @property
     def message(self) -> str:
@@ -59,6 +60,10 @@ _MESSAGES = {
         "The norm is larger than the unconstrained optimum's, so that the problem on "
         "the sphere is not convex and its solution may be a local one. Use "
         'relation="at_most" or a smaller norm.'
+    ),
+    Status.NO_VARIANCE: (
+        "Neither features nor targets vary, or so little that their squares underflow, "
+        "so there is nothing to fit. Give more examples, or rescale them."
     ),
 }
 
