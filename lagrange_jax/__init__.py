@@ -34,9 +34,10 @@ from lagrange_jax.grid import make_mesh as make_mesh
 from lagrange_jax.grid import run_grid as run_grid
 from lagrange_jax.initializers import chain as chain
 from lagrange_jax.initializers import initialize as initialize
-from lagrange_jax.initializers import lagrange as lagrange
 from lagrange_jax.initializers import lsuv as lsuv
 from lagrange_jax.initializers import reinitialize as reinitialize
+from lagrange_jax.lagrangian import CrossEntropy as CrossEntropy
+from lagrange_jax.lagrangian import lagrange as lagrange
 from lagrange_jax.least_squares import solve_least_squares as solve_least_squares
 from lagrange_jax.least_squares import solve_spectrum as solve_spectrum
 from lagrange_jax.loss_bound import loss_within as loss_within
@@ -56,6 +57,9 @@ from lagrange_jax.moments import compute_moments as compute_moments
 from lagrange_jax.moments import init_moments as init_moments
 from lagrange_jax.moments import merge_moments as merge_moments
 from lagrange_jax.moments import update_moments as update_moments
+from lagrange_jax.norm_choice import cross_validated_norm as cross_validated_norm
+from lagrange_jax.norm_path import NormPath as NormPath
+from lagrange_jax.norm_path import cross_entropy_path as cross_entropy_path
 from lagrange_jax.params import get_layer as get_layer
 from lagrange_jax.params import set_layer as set_layer
 from lagrange_jax.penalties import add_elastic_net_penalty as add_elastic_net_penalty

@@ -96,12 +96,15 @@ def _from_arrays(batch: Batch, batch_size: int) -> Batches:
         return step(state, rows(num_full * size, rest), *constants) if rest else state
 
     def collect(function, *constants):
-        starts = size * jnp.arange(num_full)
-        parts = lax.map(lambda start: function(rows(start, size), *constants), starts)
+        def one(index):
+            return function(index, rows(index * size, size), *constants)
+
+        parts = lax.map(one, jnp.arange(num_full))
         parts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
         if not rest:
             return parts
-        return _join([parts, function(rows(num_full * size, rest), *constants)])
+        left_over = rows(num_full * size, rest)
+        return _join([parts, function(num_full, left_over, *constants)])
 
     return Batches(fold, rows(0, size), lax.while_loop, collect)
 
@@ -135,7 +138,8 @@ def _from_stream(stream: Iterable[Any]) -> Batches:
 
     def collect(function, *constants):
         function = jax.jit(function)
-        return _join([function(as_batch(batch), *constants) for batch in passes()])
+        numbered = enumerate(passes())
+        return _join([function(i, as_batch(b), *constants) for i, b in numbered])
 
     return Batches(fold, as_batch(first), _while_loop, collect)
 

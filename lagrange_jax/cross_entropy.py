@@ -34,7 +34,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from lagrange_jax.batches import as_batches, is_arrays
+from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.class_certificate import ON_SPHERE, kkt_rows, status_of_classes
 from lagrange_jax.class_statistics import (
     ClassStatistics,
@@ -49,9 +49,9 @@ from lagrange_jax.log_loss import make_log_loss
 from lagrange_jax.norm_coordinates import make_coordinates
 from lagrange_jax.quasi_newton import Point, minimize
 from lagrange_jax.solution import HeadSolution
-from lagrange_jax.types import Batches
+from lagrange_jax.types import Batch, Batches
 
-__all__ = ["fit_head", "solve_cross_entropy"]
+__all__ = ["fit_head", "num_outputs_of", "solve_cross_entropy"]
 
 # This share of the start is the tie-break: it seeds directions that data leave free.
 TIE_BREAK = 1e-3
@@ -112,8 +112,8 @@ def solve_cross_entropy(
     """
     require_relation(relation)
     batches = None if is_arrays(examples) else as_batches(examples)
-    targets = examples[1] if batches is None else batches.first.targets
-    k = _num_outputs(targets, num_outputs)
+    batch = as_batch(examples) if batches is None else batches.first
+    k = num_outputs_of(batch, num_outputs)
     norm_sq = require_norm(norm_sq, k)
     options: dict[str, Any] = dict(
         relation=relation,
@@ -124,9 +124,8 @@ def solve_cross_entropy(
         max_passes=max_passes,
     )
     if batches is None:
-        _require_labels(targets, k)
         return _solve_arrays(
-            tuple(examples), norm_sq, num_outputs=k, batch_size=batch_size, **options
+            batch, norm_sq, num_outputs=k, batch_size=batch_size, **options
         )
     statistics = class_statistics(batches, k, use_bias, label_smoothing)
     return fit_head(batches, statistics, norm_sq, **options)
@@ -175,7 +174,7 @@ def fit_head(
       label_smoothing: likewise.
       tie_break: likewise.
       start: a kernel to start from instead of the least-squares head, such as the
-        solution for a neighbouring norm.
+        solution for a neighbouring norm; zeros count as None.
       tolerance: as in `solve_cross_entropy`.
       max_passes: likewise.
 
@@ -190,7 +189,7 @@ def fit_head(
     wanted = jnp.where(usable, wanted, 1)
     kernel, multiplier = _least_squares_start(statistics, wanted, tie_break)
     if start is not None:
-        kernel = start
+        kernel = jnp.where(jnp.any(start != 0), start, kernel)
     coordinates = make_coordinates(spectrum, multiplier, kernel, wanted, relation)
     bias, is_free = prior_bias(shares, spectrum.count)
     if not use_bias:
@@ -261,24 +260,38 @@ def _tolerance(dtype):
     return 1e-8 if dtype == jnp.float64 else 1e-5
 
 
-def _num_outputs(targets, num_outputs):
+def num_outputs_of(batch: Batch, num_outputs: int | None) -> int:
+    """Returns the number of outputs that the targets of a batch call for.
+
+    Args:
+      batch: targets are labels `[n]` or probabilities `[n, k]`.
+      num_outputs: k where labels do not tell it.
+
+    Returns:
+      k.
+
+    Raises:
+      ValueError: if nothing tells k, or labels that are known and have weight lie
+        outside 0..k-1. Traced labels are judged by the status of the solution.
+    """
+    targets, weights = batch.targets, batch.weights
     is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-    if num_outputs is None and (is_label or targets.ndim != 2):
-        raise ValueError(
-            f"integer labels do not tell how many classes there are; got "
-            f"{targets.dtype}{list(targets.shape)}. Pass num_outputs=k, or 1 for "
-            "binary labels."
-        )
-    return targets.shape[1] if num_outputs is None else num_outputs
-
-
-def _require_labels(targets, num_outputs):
-    """Refuses labels that are visibly wrong; traced ones are judged by the status."""
-    if isinstance(targets, Tracer) or not jnp.issubdtype(targets.dtype, jnp.integer):
-        return
-    low, high = np.min(targets, initial=0), np.max(targets, initial=0)
+    if num_outputs is None:
+        if is_label or targets.ndim != 2:
+            raise ValueError(
+                "labels do not tell how many classes there are; got "
+                f"{targets.dtype}{list(targets.shape)}. Pass num_outputs=k, or "
+                "num_outputs=1 for a binary head."
+            )
+        return targets.shape[1]
+    if not is_label or isinstance(targets, Tracer) or isinstance(weights, Tracer):
+        return num_outputs
+    used = np.asarray(targets) if weights is None else targets[np.asarray(weights) > 0]
     top = max(num_outputs - 1, 1)
+    low, high = np.min(used, initial=0), np.max(used, initial=0)
     if low < 0 or high > top:
         raise ValueError(
-            f"expected labels in 0..{top} for {num_outputs} outputs; got {low}..{high}."
+            f"expected labels in 0..{top} for num_outputs={num_outputs}; got "
+            f"{low}..{high}."
         )
+    return num_outputs

@@ -1,4 +1,4 @@
-"""Init transforms: random baselines, LSUV and the Lagrangian head, one type for all.
+"""Init transforms: random baselines and LSUV, and what applies any of them.
 
 An `InitTransform` is a pure function `(key, model, variables, batches) ->
 (variables, info)`. `chain` composes them; `initialize` draws the model's own random
@@ -13,16 +13,10 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, orthogonal
 
 from lagrange_jax.batches import as_batches, is_arrays
-from lagrange_jax.constraints import Constraint
-from lagrange_jax.least_squares import solve_spectrum
-from lagrange_jax.loss_bound import loss_within
-from lagrange_jax.moments import init_moments, update_moments
 from lagrange_jax.params import get_layer, set_layer
-from lagrange_jax.solution import HeadSolution, Status
-from lagrange_jax.spectrum import decompose
-from lagrange_jax.types import Batch, Batches, InitTransform, Key, Model, Variables
+from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
 
-__all__ = ["chain", "initialize", "lagrange", "lsuv", "reinitialize"]
+__all__ = ["chain", "initialize", "lsuv", "reinitialize", "require_batches"]
 
 
 def chain(*transforms: InitTransform) -> InitTransform:
@@ -95,7 +89,7 @@ def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransf
     draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
 
     def init(key, model, variables, batches):
-        first, info = _require(batches, "lsuv").first, {}
+        first, info = require_batches(batches, "lsuv").first, {}
         variables, _ = draw(key, model, variables, batches)
         for path in model.layers:
             outputs = model.taps(variables, first.inputs, key)[path].outputs
@@ -128,108 +122,13 @@ def _weighted_std(values, weights):
     return jnp.sqrt(jnp.average((values - mean) ** 2, weights=weights))
 
 
-def lagrange(constraint: Constraint | None = None) -> InitTransform:
-    r"""Solves for the head: the least initial squared error that the norm allows.
-
-    One pass over the batches collects the moments of the head's inputs; one
-    eigendecomposition and a secular equation give the globally optimal kernel and
-    bias, see `solve_least_squares`. All layers below keep their values. Where the
-    solve fails (non-finite features, say) the head keeps its values too, and
-    `info.status` tells why; `check(info)` raises.
-
-    Args:
-      constraint: the norm constraint; None for `loss_within()`, which measured best
-        in the study `experiments/rul` whatever the scale of the targets.
-
-    Returns:
-      An init transform; its info is the `HeadSolution`.
-    """
-    constraint = loss_within() if constraint is None else constraint
-
-    def init(key, model, variables, batches):
-        layer = get_layer(variables, model.head)
-        kernel = layer["kernel"]
-
-        def step(state, batch, variables):
-            moments, key = state
-            key, tap_key = jax.random.split(key)
-            taps = model.taps(variables, batch.inputs, tap_key)
-            examples = _head_examples(taps[model.head].inputs, batch, kernel.shape[1])
-            return update_moments(moments, *examples), key
-
-        num_features, num_outputs = kernel.shape
-        moments = init_moments(num_features, num_outputs, _moment_dtype(kernel))
-        fold = _require(batches, "lagrange").fold
-        moments, _ = fold(step, (moments, key), variables)
-        spectrum = decompose(moments, use_bias="bias" in layer)
-        solution = solve_spectrum(
-            spectrum,
-            constraint.norm_sq(spectrum),
-            relation=constraint.relation,
-            exact=constraint.exact,
-            tie_break=kernel,
-        )
-        return _replace_head(model, variables, solution), solution
-
-    return init
-
-
-def _require(batches: Batches | None, name: str) -> Batches:
+def require_batches(batches: Batches | None, name: str) -> Batches:
+    """Refuses a transform that needs data and got none."""
     if batches is None:
         raise ValueError(
             f"{name} needs data: pass initialize(key, model, init, (inputs, targets))."
         )
     return batches
-
-
-def _moment_dtype(kernel):
-    return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
-
-
-def _head_examples(features: jax.Array, batch: Batch, num_outputs: int):
-    """Returns features `[n, d]`, targets `[n, k]` and weights `[n]` of a batch.
-
-    Extra axes between examples and features (the positions of a sequence) count as
-    examples of their own, with the weight of their sequence.
-
-    Raises:
-      ValueError: if the targets do not fit the head.
-    """
-    targets, weights = batch.targets, batch.weights
-    if not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(
-            f"expected floating-point targets for squared error; got {targets.dtype}. "
-            f"Class labels need jax.nn.one_hot(labels, {num_outputs}); counts need "
-            "targets.astype(jnp.float32)."
-        )
-    if num_outputs == 1 and targets.ndim == features.ndim - 1:
-        targets = targets[..., None]
-    expected = (*features.shape[:-1], num_outputs)
-    if targets.shape != expected:
-        raise ValueError(
-            f"expected targets of shape {expected}, as the head puts out; got "
-            f"{batch.targets.shape}."
-        )
-    positions = features[..., 0].size // features.shape[0]
-    if weights is not None:
-        weights = jnp.repeat(weights, positions)
-    return (
-        features.reshape(-1, features.shape[-1]),
-        targets.reshape(-1, num_outputs),
-        weights,
-    )
-
-
-def _replace_head(model: Model, variables: Variables, solution: HeadSolution):
-    """Writes the solved head, or keeps the old one where the solve failed."""
-    layer = get_layer(variables, model.head)
-    solved = {"kernel": solution.kernel, "bias": solution.bias}
-    is_solved = solution.status == Status.SUCCESS
-    arrays = {
-        name: jnp.where(is_solved, solved[name].astype(old.dtype), old)
-        for name, old in layer.items()
-    }
-    return set_layer(variables, model.head, **arrays)
 
 
 def initialize(

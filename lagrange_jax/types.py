@@ -55,9 +55,9 @@ class Batches(NamedTuple):
       first: the first batch.
       while_loop: `while_loop(condition, body, state)` for a body that folds:
         `jax.lax.while_loop` for arrays, a Python loop for a stream.
-      collect: `collect(function, *constants)` calls `function(batch, *constants)` for
-        every batch in order and returns its arrays joined along their leading axis;
-        None where examples cannot be brought to one place.
+      collect: `collect(function, *constants)` calls `function(index, batch,
+        *constants)` for every batch in order and returns its arrays joined along their
+        leading axis; None where examples cannot be brought to one place.
     """
 
     fold: Callable[..., Any]

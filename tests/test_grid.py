@@ -16,7 +16,8 @@ import lagrange_jax.linen
 from lagrange_jax import grid_plan
 from lagrange_jax.constraints import forward_variance
 from lagrange_jax.grid import Grid, make_mesh, run_grid
-from lagrange_jax.initializers import chain, lagrange, reinitialize
+from lagrange_jax.initializers import chain, reinitialize
+from lagrange_jax.lagrangian import lagrange
 from lagrange_jax.training import make_train
 from lagrange_jax.types import Batch
 

@@ -12,7 +12,8 @@ from flax import linen as nn
 
 import lagrange_jax.linen
 from lagrange_jax.grid import Grid, make_mesh, run_grid
-from lagrange_jax.initializers import chain, lagrange, reinitialize
+from lagrange_jax.initializers import chain, reinitialize
+from lagrange_jax.lagrangian import lagrange
 from lagrange_jax.masks import kernels_only
 from lagrange_jax.mlp_grid import make_mlp_objective, make_mlp_train, run_mlp_grid
 from lagrange_jax.objective import make_objective

@@ -12,7 +12,8 @@ from sklearn.linear_model import RidgeCV
 
 import lagrange_jax.linen
 from lagrange_jax.cross_validation import gcv, leave_one_out
-from lagrange_jax.initializers import initialize, lagrange
+from lagrange_jax.initializers import initialize
+from lagrange_jax.lagrangian import lagrange
 from lagrange_jax.least_squares import solve_spectrum
 from lagrange_jax.marginal_likelihood import negative_log_evidence
 from lagrange_jax.parabola import parabola_minimum
