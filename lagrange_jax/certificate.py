@@ -124,7 +124,8 @@ def _is_vanishing(spectrum, kernel):
     info = jnp.finfo(kernel.dtype)
     norm_sq = jnp.sum(kernel**2)
     top = jnp.max(jnp.abs(spectrum.eigenvalues))
-    size = jnp.sum(spectrum.variance) + norm_sq * top
+    # Features that vary make a kernel of zero meaningful.
+    size = jnp.sum(spectrum.variance) + jnp.maximum(norm_sq, 1) * top
     return size < (1 + norm_sq) * (info.tiny / info.eps)
 
 

@@ -26,7 +26,10 @@ settings = functools.partial(
     derandomize=True,
     deadline=None,
     database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
+    suppress_health_check=[
+        hypothesis.HealthCheck.filter_too_much,
+        hypothesis.HealthCheck.too_slow,
+    ],
 )
 
 
