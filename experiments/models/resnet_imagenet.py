@@ -12,7 +12,7 @@ from experiments.models.features import Backbone
 from experiments.models.preprocessing import resize, standardize
 from experiments.models.weights import load_variables, read_state
 
-__all__ = ["ImageNetResNet", "imagenet_resnet"]
+__all__ = ["BasicBlock", "Bottleneck", "ImageNetResNet", "imagenet_resnet"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each of the four layers, by depth."""
@@ -38,32 +38,47 @@ def _shortcut(x, width: int, stride: int, train: bool):
     return _norm(x, "downsample_1", train)
 
 
-class _BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions plus the shortcut."""
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions plus the shortcut.
 
-    width: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        y = _conv(x, self.width, 3, "conv1", self.stride)
-        y = nn.relu(_norm(y, "bn1", train))
-        y = _norm(_conv(y, self.width, 3, "conv2"), "bn2", train)
-        return nn.relu(y + _shortcut(x, self.width, self.stride, train))
-
-
-class _Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions plus the shortcut.
-
-    The stride is the 3 x 3 convolution's, as in torchvision, and not the first one's,
-    as in the paper.
+    Attributes:
+      width: channels of the result.
+      stride: of the first convolution.
     """
 
     width: int
     stride: int
 
     @nn.compact
-    def __call__(self, x, train):
+    def __call__(
+        self, x: Float[Array, "n h w c"], train: bool
+    ) -> Float[Array, "n h2 w2 c2"]:
+        """Returns the block's output, after its last ReLU."""
+        y = _conv(x, self.width, 3, "conv1", self.stride)
+        y = nn.relu(_norm(y, "bn1", train))
+        y = _norm(_conv(y, self.width, 3, "conv2"), "bn2", train)
+        return nn.relu(y + _shortcut(x, self.width, self.stride, train))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions plus the shortcut.
+
+    The stride is the 3 x 3 convolution's, as in torchvision, and not the first one's,
+    as in the paper.
+
+    Attributes:
+      width: channels of the 3 x 3 convolution; the result has 4 times as many.
+      stride: of that convolution.
+    """
+
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], train: bool
+    ) -> Float[Array, "n h2 w2 c2"]:
+        """Returns the block's output, after its last ReLU."""
         y = nn.relu(_norm(_conv(x, self.width, 1, "conv1"), "bn1", train))
         y = _conv(y, self.width, 3, "conv2", self.stride)
         y = nn.relu(_norm(y, "bn2", train))
@@ -104,7 +119,7 @@ class ImageNetResNet(nn.Module):
         """
         if self.depth not in BLOCKS:
             raise ValueError(f"depth must be one of {[*BLOCKS]}, got {self.depth}.")
-        block_type = _Bottleneck if self.depth == 50 else _BasicBlock
+        block_type = Bottleneck if self.depth == 50 else BasicBlock
         x = nn.relu(_norm(_conv(images, 64, 7, "conv1", 2), "bn1", train))
         # After a ReLU, zeros beyond the border change no maximum.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
