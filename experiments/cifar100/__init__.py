@@ -1,0 +1,1 @@
+"""How good is a head before its first training step, on pretrained features?"""
