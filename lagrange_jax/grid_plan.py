@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,6 +53,12 @@ class GridPlan(NamedTuple):
         """The length of the flat index."""
         return math.prod(_shape(self.axes, self.outer))
 
+    @property
+    def flat_shape(self) -> tuple[int, ...]:
+        """The leading axes of what the whole index gives, before they are restored."""
+        inner = (math.prod(_shape(self.axes, self.inner)),) if self.inner else ()
+        return (self.total, *inner)
+
 
 def plan_grid(
     train: Callable[..., Any],
@@ -86,7 +91,7 @@ def run_part(plan: GridPlan, start: int, stop: int, size: int) -> Any:
     index = np.arange(start, start + _round_up(size, plan.mesh.size), dtype=np.int32)
     index = _place(NamedSharding(plan.mesh, P(AXIS)), np.minimum(index, stop - 1))
     values = _call(plan.train, plan.outer, plan.inner, plan.mesh, plan.placed, index)
-    return jax.tree.map(lambda x: _to_host(x)[: stop - start], values)
+    return jax.tree.map(lambda x: x[: stop - start], _to_host(values, plan.mesh))
 
 
 def merge_parts(plan: GridPlan, parts: Sequence[Any]) -> Any:
@@ -166,23 +171,41 @@ def _pick(axes, names, flat_index):
 
 def _place(sharding, x):
     """Lays an array that every process holds on the devices of all processes."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if _is_key(x):
         data = _place(sharding, jax.random.key_data(x))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda rows: x[rows])
 
 
-def _to_host(x):
-    if x.is_fully_addressable:
-        return jax.device_get(x)
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _to_host(jax.random.key_data(x))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return multihost_utils.process_allgather(x, tiled=True)
+def _to_host(values, mesh):
+    if all(x.is_fully_addressable for x in jax.tree.leaves(values)):
+        return jax.device_get(values)
+    gather = jax.jit(_to_data, out_shardings=NamedSharding(mesh, P()))
+    # On all devices of this process: what one still has to do may, on a CPU, keep
+    # threads from the next program, and then both wait for ever.
+    data = jax.block_until_ready(gather(values))
+    return jax.tree.map(_from_data, data, values)
+
+
+def _is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _to_data(values):
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, values)
+
+
+def _from_data(x, like):
+    x = np.asarray(x)
+    if not _is_key(like):
+        return x
+    return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
 
 
 def _concatenate(parts):
+    if len(parts) == 1:
+        return parts[0]
     # Typed keys, such as a network's random state, stay JAX arrays.
     library = jnp if isinstance(parts[0], jax.Array) else np
     return library.concatenate(parts)

@@ -13,13 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.moments import Moments, all_reduce_moments, compute_moments
+from lagrange_jax.processes import (
+    PROCESS,
+    from_all,
+    from_first,
+    process_mesh,
+    stack_processes,
+)
 from lagrange_jax.types import Batch, Batches, InitTransform, Key, Model, Variables
 
 __all__ = [
@@ -103,13 +109,8 @@ def all_reduce_processes(moments: Moments) -> Moments:
     """
     if jax.process_count() == 1:
         return moments
-    devices = {device.process_index: device for device in jax.devices()}
-    axis = "process"
-    mesh = jax.make_mesh(
-        (len(devices),), (axis,), (AxisType.Auto,), devices=[*devices.values()]
-    )
-    lay = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, P(axis)))
-    stacked = jax.tree.map(lambda x: lay(np.asarray(x)[None]), moments)
+    mesh = process_mesh()
+    stacked = stack_processes(moments, mesh)
     whole = _reduce_stacked(stacked, mesh)
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), whole)
 
@@ -200,7 +201,7 @@ def _stream(stream):
             "expected first batches of one size on all processes; got sizes "
             f"{sizes}. Pad them with examples of weight zero."
         )
-    first = multihost_utils.broadcast_one_to_all(local.first)
+    first = from_first(local.first)
     fold = _merging(local.fold, jax.process_index(), all_reduce_processes)
     return Batches(fold, first)
 
@@ -245,8 +246,7 @@ def _pad(batch: Batch, rows: int) -> Batch:
 
 
 def _gather_sizes(batch):
-    sizes = multihost_utils.process_allgather(np.int32(len(batch.targets)))
-    return [int(size) for size in np.ravel(sizes)]
+    return from_all(np.int32(len(batch.targets))).tolist()
 
 
 def _check_rows(targets, mesh):
@@ -271,9 +271,7 @@ def _sharded_moments(features, targets, weights, mesh):
 
 @partial(jax.jit, static_argnames="mesh")
 def _reduce_stacked(moments, mesh):
-    (axis,) = mesh.axis_names
-
     def share(moments):
-        return all_reduce_moments(jax.tree.map(lambda x: x[0], moments), axis)
+        return all_reduce_moments(jax.tree.map(lambda x: x[0], moments), PROCESS)
 
-    return jax.shard_map(share, mesh=mesh, in_specs=P(axis), out_specs=P())(moments)
+    return jax.shard_map(share, mesh=mesh, in_specs=P(PROCESS), out_specs=P())(moments)
