@@ -9,12 +9,11 @@ from lagrange_jax.class_statistics import ClassStatistics
 from lagrange_jax.constraints import Relation
 from lagrange_jax.linalg import column_length, column_sum
 from lagrange_jax.log_loss import LogLoss
+from lagrange_jax.norm_coordinates import ON_SPHERE
 from lagrange_jax.solution import Status
 
-__all__ = ["ON_SPHERE", "kkt_rows", "status_of_classes"]
+__all__ = ["kkt_rows", "status_of_classes"]
 
-# The ball's coordinates reach the sphere quadratically: nearer than this is on it.
-ON_SPHERE = 1e-3
 # A part of the kernel that no probability depends on counts as filled in beyond this.
 FREE_SHARE = 1e-2
 

@@ -53,7 +53,7 @@ def class_statistics(
     features = batches.first.inputs
     if features.ndim != 2:
         raise ValueError(f"expected features [n, d]; got shape {features.shape}.")
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
 
     def step(state, batch, label_smoothing):
         moments, num_invalid = state

@@ -30,12 +30,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
-from lagrange_jax.class_certificate import ON_SPHERE, kkt_rows, status_of_classes
+from lagrange_jax.class_certificate import kkt_rows, status_of_classes
 from lagrange_jax.class_statistics import (
     ClassStatistics,
     class_statistics,
@@ -45,13 +43,13 @@ from lagrange_jax.class_statistics import (
 from lagrange_jax.constraints import Relation, require_norm, require_relation
 from lagrange_jax.least_squares import solve_spectrum
 from lagrange_jax.linalg import column_length, dot
-from lagrange_jax.log_loss import make_log_loss
-from lagrange_jax.norm_coordinates import make_coordinates
+from lagrange_jax.log_loss import make_log_loss, num_outputs_of
+from lagrange_jax.norm_coordinates import make_coordinates, settle
 from lagrange_jax.quasi_newton import Point, minimize
 from lagrange_jax.solution import HeadSolution
-from lagrange_jax.types import Batch, Batches
+from lagrange_jax.types import Batches
 
-__all__ = ["fit_head", "num_outputs_of", "solve_cross_entropy"]
+__all__ = ["fit_head", "solve_cross_entropy"]
 
 # This share of the start is the tie-break: it seeds directions that data leave free.
 TIE_BREAK = 1e-3
@@ -187,10 +185,14 @@ def fit_head(
     wanted = norm_sq.astype(dtype).reshape(1, -1)
     usable = jnp.isfinite(wanted) & (wanted > 0)
     wanted = jnp.where(usable, wanted, 1)
+    tie_break = _tie_break(tie_break, wanted, spectrum.cross)
     kernel, multiplier = _least_squares_start(statistics, wanted, tie_break)
     if start is not None:
         kernel = jnp.where(jnp.any(start != 0), start, kernel)
-    coordinates = make_coordinates(spectrum, multiplier, kernel, wanted, relation)
+    # Softmax needs the ball alone: a free direction fills what an equality lacks.
+    can_fill = relation == "equality" and kernel.shape[1] > wanted.shape[1]
+    within: Relation = "at_most" if can_fill else relation
+    coordinates = make_coordinates(spectrum, multiplier, kernel, wanted, within)
     bias, is_free = prior_bias(shares, spectrum.count)
     if not use_bias:
         bias, is_free = jnp.zeros_like(bias), jnp.zeros_like(is_free)
@@ -198,7 +200,7 @@ def fit_head(
         batches, len(shares), spectrum.count, spectrum.mean_x, label_smoothing
     )
 
-    def measure(kernel, bias):
+    def measure(kernel, bias, relation=within):
         loss = log_loss(kernel, bias)
         loss = loss._replace(bias=jnp.where(is_free, loss.bias, 0))
         return loss, kkt_rows(statistics, kernel, loss, wanted, relation, tolerance)
@@ -216,12 +218,10 @@ def fit_head(
         max_evaluations=max_passes,
         while_loop=batches.while_loop,
     )
-    kernel, bias = (
-        coordinates.to_kernel(search.best.params[0]),
-        bias + search.best.params[1],
-    )
-    kernel = kernel * _onto_sphere(kernel, wanted)
-    loss, rows = measure(kernel, bias)
+    kernel = coordinates.to_kernel(search.best.params[0])
+    bias = bias + search.best.params[1]
+    kernel = settle(kernel, wanted, tie_break if can_fill else None)
+    loss, rows = measure(kernel, bias, relation)
     return HeadSolution(
         kernel=kernel,
         bias=bias - dot(spectrum.mean_x, kernel),
@@ -229,6 +229,20 @@ def fit_head(
         status=status_of_classes(statistics, usable, rows, tolerance),
         **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
     )
+
+
+def _tie_break(kernel, norm_sq, like):
+    """The tie-break of the wanted norm; without one, a fixed random one."""
+    if kernel is None:
+        kernel = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
+    if kernel.shape != like.shape:
+        raise ValueError(
+            f"expected a tie-break kernel of shape {like.shape} (features, outputs); "
+            f"got {kernel.shape}."
+        )
+    kernel = kernel.astype(like.dtype)
+    length = column_length(kernel, norm_sq)
+    return kernel * (jnp.sqrt(norm_sq) / jnp.where(length > 0, length, 1))
 
 
 def _least_squares_start(statistics, norm_sq, tie_break):
@@ -242,56 +256,10 @@ def _least_squares_start(statistics, norm_sq, tie_break):
         relation="at_most",
         tie_break=tie_break,
     )
-    noise = jax.random.normal(jax.random.key(0), spectrum.cross.shape, norm_sq.dtype)
-    noise = noise if tie_break is None else tie_break.astype(norm_sq.dtype)
-    noise = noise * (TIE_BREAK * jnp.sqrt(norm_sq) / column_length(noise, norm_sq))
-    return solution.kernel / h + noise, jnp.mean(solution.multiplier)
-
-
-def _onto_sphere(kernel, norm_sq):
-    """The factor that puts a kernel on the sphere if it is all but there."""
-    length_sq = column_length(kernel, norm_sq) ** 2
-    near = length_sq >= (1 - ON_SPHERE) * norm_sq
-    return jnp.where(near, jnp.sqrt(norm_sq / jnp.where(near, length_sq, 1)), 1)
+    kernel = solution.kernel / h + TIE_BREAK * tie_break
+    return kernel, jnp.mean(solution.multiplier)
 
 
 def _tolerance(dtype):
     """What a gradient over many examples resolves, with room to spare."""
     return 1e-8 if dtype == jnp.float64 else 1e-5
-
-
-def num_outputs_of(batch: Batch, num_outputs: int | None) -> int:
-    """Returns the number of outputs that the targets of a batch call for.
-
-    Args:
-      batch: targets are labels `[n]` or probabilities `[n, k]`.
-      num_outputs: k where labels do not tell it.
-
-    Returns:
-      k.
-
-    Raises:
-      ValueError: if nothing tells k, or labels that are known and have weight lie
-        outside 0..k-1. Traced labels are judged by the status of the solution.
-    """
-    targets, weights = batch.targets, batch.weights
-    is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-    if num_outputs is None:
-        if is_label or targets.ndim != 2:
-            raise ValueError(
-                "labels do not tell how many classes there are; got "
-                f"{targets.dtype}{list(targets.shape)}. Pass num_outputs=k, or "
-                "num_outputs=1 for a binary head."
-            )
-        return targets.shape[1]
-    if not is_label or isinstance(targets, Tracer) or isinstance(weights, Tracer):
-        return num_outputs
-    used = np.asarray(targets) if weights is None else targets[np.asarray(weights) > 0]
-    top = max(num_outputs - 1, 1)
-    low, high = np.min(used, initial=0), np.max(used, initial=0)
-    if low < 0 or high > top:
-        raise ValueError(
-            f"expected labels in 0..{top} for num_outputs={num_outputs}; got "
-            f"{low}..{high}."
-        )
-    return num_outputs

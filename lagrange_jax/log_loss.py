@@ -11,12 +11,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from lagrange_jax.linalg import dot
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["LogLoss", "as_probabilities", "is_distribution", "make_log_loss"]
+__all__ = [
+    "LogLoss",
+    "as_probabilities",
+    "clean",
+    "is_distribution",
+    "make_log_loss",
+    "num_outputs_of",
+]
 
 # How far probabilities may be from one in sum: those of a model in half precision.
 SUM_TOLERANCE = 1e-2
@@ -149,3 +158,40 @@ def _by_logits(logits, targets):
     losses = (jnp.log(total) + top)[:, 0] - (targets * logits).sum(1)
     hits = logits.argmax(1) == targets.argmax(1)
     return losses, powers / total - targets, hits.astype(losses.dtype)
+
+
+def num_outputs_of(batch: Batch, num_outputs: int | None) -> int:
+    """Returns the number of outputs that the targets of a batch call for.
+
+    Args:
+      batch: targets are labels `[n]` or probabilities `[n, k]`.
+      num_outputs: k where labels do not tell it.
+
+    Returns:
+      k.
+
+    Raises:
+      ValueError: if nothing tells k, or labels that are known and have weight lie
+        outside 0..k-1. Traced labels are judged by the status of the solution.
+    """
+    targets, weights = batch.targets, batch.weights
+    is_label = jnp.issubdtype(targets.dtype, jnp.integer)
+    if num_outputs is None:
+        if is_label or targets.ndim != 2:
+            raise ValueError(
+                "labels do not tell how many classes there are; got "
+                f"{targets.dtype}{list(targets.shape)}. Pass num_outputs=k, or "
+                "num_outputs=1 for a binary head."
+            )
+        return targets.shape[1]
+    if not is_label or isinstance(targets, Tracer) or isinstance(weights, Tracer):
+        return num_outputs
+    used = np.asarray(targets) if weights is None else targets[np.asarray(weights) > 0]
+    top = max(num_outputs - 1, 1)
+    low, high = np.min(used, initial=0), np.max(used, initial=0)
+    if low < 0 or high > top:
+        raise ValueError(
+            f"expected labels in 0..{top} for num_outputs={num_outputs}; got "
+            f"{low}..{high}."
+        )
+    return num_outputs

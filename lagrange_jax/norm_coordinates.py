@@ -20,10 +20,12 @@ from lagrange_jax.constraints import Relation
 from lagrange_jax.linalg import column_length, dot
 from lagrange_jax.spectrum import Spectrum
 
-__all__ = ["NormCoordinates", "make_coordinates"]
+__all__ = ["ON_SPHERE", "NormCoordinates", "make_coordinates", "settle"]
 
 # Directions flatter than this part of the mean variance are not stretched further.
 FLATTEST = 1e-3
+# The sphere is reached quadratically from inside: nearer than this is on it.
+ON_SPHERE = 1e-3
 # From the sphere itself the coordinates of the ball see no way in.
 INSIDE = 0.9
 
@@ -81,3 +83,32 @@ def make_coordinates(
         return raw / (1 + length**2 / (4 * norm_sq))
 
     return NormCoordinates(to_kernel, dot(basis.T, start) / scale)
+
+
+def settle(
+    kernel: Float[Array, "d k"],
+    norm_sq: Float[Array, "1 m"],
+    filling: Float[Array, "d k"] | None,
+) -> Float[Array, "d k"]:
+    """Puts a kernel from the ball exactly where it belongs.
+
+    Args:
+      kernel: what a search returned.
+      norm_sq: the wanted norm.
+      filling: None leaves a kernel inside the ball; else its mean column is added to
+        all columns, which no softmax sees, until the norm is reached.
+
+    Returns:
+      The kernel; on the sphere where it was all but there.
+    """
+    length_sq = column_length(kernel, norm_sq) ** 2
+    near = length_sq >= (1 - ON_SPHERE) * norm_sq
+    scaled = kernel * jnp.sqrt(norm_sq / jnp.where(near, length_sq, 1))
+    if filling is not None:
+        centred = kernel - kernel.mean(1, keepdims=True)
+        missing = norm_sq - column_length(centred, norm_sq) ** 2
+        common = jnp.broadcast_to(filling.mean(1, keepdims=True), kernel.shape)
+        length = column_length(common, norm_sq)
+        factor = jnp.sqrt(jnp.maximum(missing, 0)) / jnp.where(length > 0, length, 1)
+        kernel = centred + factor * common
+    return jnp.where(near, scaled, kernel)

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from lagrange_jax.batches import as_batch, as_batches
 from lagrange_jax.class_statistics import class_statistics
 from lagrange_jax.constraints import Relation, require_norm, require_relation
-from lagrange_jax.cross_entropy import fit_head, num_outputs_of
-from lagrange_jax.log_loss import make_log_loss
+from lagrange_jax.cross_entropy import fit_head
+from lagrange_jax.log_loss import make_log_loss, num_outputs_of
 from lagrange_jax.solution import HeadSolution
 from lagrange_jax.types import Batch
 
@@ -130,14 +130,12 @@ def _path(
             **options,
         )
         train = mean_log_loss(batch, head, batch_size)
-        unseen = (
-            None if validation is None else mean_log_loss(validation, head, batch_size)
-        )
-        return head.kernel, (head, train, unseen)
+        if validation is None:
+            return head.kernel, (head, *train, None, None)
+        return head.kernel, (head, *train, *mean_log_loss(validation, head, batch_size))
 
     start = jnp.zeros_like(statistics.spectrum.cross)
-    _, (heads, train, unseen) = lax.scan(step, start, norm_sq)
-    return NormPath(norm_sq, heads, *train, *unseen)
+    return NormPath(norm_sq, *lax.scan(step, start, norm_sq)[1])
 
 
 def mean_log_loss(

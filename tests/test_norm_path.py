@@ -1,0 +1,80 @@
+"""The path over norms and the norm that cross-validates best."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_predict
+
+import lagrange_jax as lj
+from lagrange_jax import Batch
+from lagrange_jax.norm_choice import choose_norm
+
+
+@functools.cache
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    images = np.float32(
+        images / 16 + np.random.default_rng(0).normal(size=images.shape) / 3
+    )
+    return (images[:400], np.int32(labels[:400])), (
+        images[400:],
+        np.int32(labels[400:]),
+    )
+
+
+def test_path_equals_single_solves():
+    train, unseen = digits()
+    norms = np.float32([3.0, 30.0, 300.0])
+    path = lj.cross_entropy_path(train, norms, validation=unseen, num_outputs=10)
+    lj.check(path.heads)
+    for i, norm in enumerate(norms):
+        head = lj.solve_cross_entropy(train, norm, num_outputs=10)
+        np.testing.assert_allclose(path.loss[i], head.objective, rtol=2e-5)
+        logits = np.asarray(unseen[0] @ head.kernel + head.bias[None])
+        accuracy = np.mean(logits.argmax(1) == unseen[1])
+        assert abs(path.validation_accuracy[i] - accuracy) < 2e-3
+        loss = log_loss(unseen[1], jax.nn.softmax(logits))
+        np.testing.assert_allclose(path.validation_loss[i], loss, rtol=1e-3)
+    assert (np.diff(path.loss) < 0).all() and (np.diff(path.heads.multiplier) < 0).all()
+    without = lj.cross_entropy_path(train, norms, num_outputs=10)
+    assert without.validation_loss is None
+
+
+def test_chosen_norm_validates_as_well_as_scikit_learns_best_strength():
+    train, unseen = digits()
+    norm = choose_norm(jax.random.key(0), Batch(*train), None, num_outputs=10)
+    head = lj.solve_cross_entropy(train, norm, num_outputs=10)
+    ours = log_loss(
+        unseen[1], jax.nn.softmax(unseen[0] @ head.kernel + head.bias[None])
+    )
+    fits = [LogisticRegression(C=c, max_iter=5000) for c in 2.0 ** np.arange(-8, 6)]
+    scores = [
+        log_loss(train[1], cross_val_predict(fit, *train, method="predict_proba"))
+        for fit in fits
+    ]
+    best = fits[int(np.argmin(scores))].fit(*train)
+    assert ours <= 1.02 * log_loss(unseen[1], best.predict_proba(unseen[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(norm_sq=[1.0, 2.0]), "at least three"),
+        (dict(norm_sq=[1.0, -2.0, 3.0]), "norm_sq"),
+        (dict(num_folds=1), "num_folds"),
+        (dict(relation="near"), "relation"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lj.cross_validated_norm(**arguments)
+
+
+def test_norms_of_a_path_are_a_row():
+    with pytest.raises(ValueError, match=r"norms \[m\]"):
+        lj.cross_entropy_path(digits()[0], 1.0, num_outputs=10)
