@@ -25,7 +25,6 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "lagrange_jax"
-html_static_path = ["_static"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # Pages: MyST Markdown, code cells run in a kernel with the environment's Python.

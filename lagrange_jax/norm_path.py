@@ -24,7 +24,7 @@ class NormPath(NamedTuple):
 
     Attributes:
       norm_sq: the wanted norms `[m]`.
-      heads: the `HeadSolution`s, stacked along a leading axis.
+      heads: a `HeadSolution` of all norms, stacked along a leading axis.
       loss: mean cross-entropy on the examples, `[m]`.
       accuracy: share of the examples classified rightly, `[m]`.
       validation_loss: the same on the validation examples; None without them.
