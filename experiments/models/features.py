@@ -105,8 +105,8 @@ def _write_block(path: Path, features: np.ndarray) -> None:
 def _read_block(path: Path, rows: int) -> np.ndarray:
     """Reads a block; the zip format's checksum tells a damaged one."""
     try:
-        with np.load(path) as file:
-            features = file["features"]
+        with path.open("rb") as file, np.load(file) as block:
+            features = block["features"]
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
         raise _damaged(path) from error
     if features.ndim != 2 or len(features) != rows:

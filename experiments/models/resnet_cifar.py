@@ -24,7 +24,7 @@ def _conv(width: int, name: str, stride: int = 1) -> nn.Conv:
         stride,
         padding,
         use_bias=False,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
         name=name,
     )
 
