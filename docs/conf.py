@@ -35,7 +35,8 @@ nb_execution_show_tb = True  # a failing cell is a warning, and warnings are err
 nb_execution_timeout = 120
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
-# What JAX compiles for a page is kept, so that the next build is faster.
+# Most of a page's time is compilation: cheaper code, and kept for the next build.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 cache = Path(__file__).parent / "_build" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

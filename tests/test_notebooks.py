@@ -19,6 +19,15 @@ def test_there_are_notebooks():
     assert NAMES == ["grid", "quickstart", "transfer"]
 
 
+@pytest.fixture
+def cheap_compilation():
+    """Most of a smoke run's time is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("cheap_compilation")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_at_smoke_size(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
