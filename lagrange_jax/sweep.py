@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import Mesh
 
 from lagrange_jax.chunk_store import Chunk, open_folder, read_chunks, save_chunk
 from lagrange_jax.grid import Grid, GridResult, make_mesh
@@ -33,7 +34,7 @@ def run_sweep(
     *,
     chunk_size: int,
     together: Sequence[str] | None = None,
-    mesh: Any = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> GridResult:
     """`run_grid` with every chunk saved as soon as it is finished.

@@ -10,19 +10,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
 import lagrange_jax as lj
 import lagrange_jax.linen
 from experiments.benchmarks.pod import collective_bytes
-from lagrange_jax import sharding
+from lagrange_jax import sharding, sweep
 from lagrange_jax.grid import make_mesh, run_grid
+from lagrange_jax.grid_plan import plan_grid
 from lagrange_jax.sharding import (
     all_reduce_processes,
     initialize_sharded,
     shard_batch,
-    sharded_moments,
 )
 from lagrange_jax.sweep import run_sweep
 from tests.sweep_worker import make_grid, make_train
@@ -63,12 +64,27 @@ def run_heads(mine):
     stream = [tuple(x[i : i + 100] for x in mine) for i in range(0, size, 100)]
     program = sharding._sharded_moments.lower(*batch, mesh).compile()
     return {
-        "laid": sharded_moments(*batch, mesh=mesh),
+        "laid": program(*batch),
         "streamed": all_reduce_processes(jax.jit(lj.compute_moments)(*mine)),
         "tapped": initialize_sharded(key, model, collect, stream)[1],
         "head": initialize_sharded(key, model, SOLVE, batch, batch_size=64),
         "moved": dict(collective_bytes(str(program.as_text()))),
     }
+
+
+def configuration():
+    """What a sweep of networks is known by, which no process may see differently."""
+    train = lj.make_train(
+        make_model(),
+        optax.losses.squared_error,
+        lambda strength: optax.chain(lj.add_l2_penalty(strength), optax.adam(0.01)),
+        SOLVE,
+        data(n=32)[:2],
+        num_epochs=2,
+        batch_size=8,
+    )
+    plan = plan_grid(train, make_grid().axes, make_mesh(jax.local_devices()))
+    return sweep._trace(plan)[0]
 
 
 class Stop(Exception):
@@ -84,16 +100,16 @@ def run_grids(folder):
         if told == [7, 14]:
             raise Stop
 
-    def sweep(train=TRAIN):
+    def run(train=TRAIN):
         return run_sweep(train, grid, folder, chunk_size=7, progress=progress).values
 
     with pytest.raises(Stop):
-        sweep()
-    swept = sweep()
+        run()
+    swept = run()
     with pytest.raises((OSError, ValueError)) as refused:
-        sweep(make_train(length=21))
+        run(make_train(length=21))
     refusal = str(refused.value)
-    whole = run_grid(TRAIN, grid).values
+    whole = run_grid(TRAIN, grid, chunk_size=7).values  # one program with the sweep
     alone = run_grid(TRAIN, grid, mesh=make_mesh(jax.local_devices())).values
     return dict(whole=whole, alone=alone, swept=swept, told=told, refusal=refusal)
 
@@ -103,15 +119,18 @@ def main(rank, port, folder):
     assert jax.process_count() == 2
     rows = slice(None, SPLIT) if rank == 0 else slice(SPLIT, None)
     mine = tuple(x[rows] for x in data(mean=3.0, n=N))
-    found = {**run_heads(mine), **run_grids(folder / "sweep")}
+    found = to_numpy({**run_heads(mine), **run_grids(folder / "sweep")})
+    found["configuration"] = configuration()
     with (folder / f"{rank}.pickle").open("wb") as file:
-        pickle.dump(to_numpy(found), file)
+        pickle.dump(found, file)
 
 
 def to_numpy(tree):
     """Arrays as NumPy's, keys as the numbers they are."""
 
     def convert(x):
+        if isinstance(x, str | int):
+            return x
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(x)

@@ -1,5 +1,6 @@
 """Grids: the same as a loop, labelled, one trace, chunked and sharded."""
 
+import functools
 import itertools
 
 import chex
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import lagrange_jax.linen
 from lagrange_jax import grid_plan
 from lagrange_jax.constraints import forward_variance
-from lagrange_jax.grid import Grid, make_mesh, run_grid
+from lagrange_jax.grid import Grid, chunk_size_for, make_mesh, run_grid
 from lagrange_jax.initializers import chain, reinitialize
 from lagrange_jax.lagrangian import lagrange
 from lagrange_jax.training import make_train
@@ -106,6 +107,30 @@ def test_progress_is_told_after_every_chunk():
         progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(8, 18), (16, 18), (18, 18)]
+
+
+def test_a_memory_limit_gives_a_chunk_size():
+    def train(key, strength, num_examples):
+        x = jnp.exp(jax.random.normal(key, (32, 32)) * strength)
+        return jnp.sort(x @ x, axis=0)[num_examples]
+
+    mesh = make_mesh(jax.devices()[:2])
+    grid = Grid(np.linspace(0, 1, 20, dtype=np.float32), SIZES, keys(4))
+    plan = grid_plan.plan_grid(train, grid.axes, mesh)
+    need = functools.partial(grid_plan.bytes_per_device, plan)
+    least, most = need(1), need(plan.total // 2)
+    assert most > 4 * least
+
+    def size_for(limit):
+        return chunk_size_for(train, grid, limit, mesh=mesh)
+
+    limit = (least + most) / 3
+    size = size_for(limit)
+    assert size % 2 == 0 and need(size // 2) <= limit
+    assert need(size // 2 + plan.total // 20) > limit  # no more than 10 % too small
+    assert size_for(most) == plan.total
+    with pytest.raises(ValueError, match=f"at least {least} bytes"):
+        size_for(least - 1)
 
 
 def test_devices_and_chunks_change_no_result():
