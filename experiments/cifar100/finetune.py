@@ -1,0 +1,367 @@
+"""Fine-tunes the whole ResNet-20 from CIFAR-10 to CIFAR-100, from several first heads.
+
+python -m experiments.cifar100.finetune [--smoke] [--out FOLDER] [field=value ...]
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, UInt8
+
+from experiments import record
+from experiments.cifar100 import problem
+from experiments.cifar100.finetune_results import draw
+from experiments.cifar100.heads import HEADS, make_heads
+from experiments.cifar100.metrics import Score, mean_loss, score
+from experiments.launch import override
+from experiments.models import CifarResNet
+from experiments.models.preprocessing import standardize
+from experiments.rul.training import shuffled_batches
+from lagrange_jax.data import load_cifar100
+
+__all__ = ["Finetuning", "main", "run"]
+
+FEATURE_BATCH = 10
+"""Images looked at together without training: their activations fit a CPU's cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """Settings of a run.
+
+    On one core with AVX-512 a training step takes 6 ms an image: an epoch of `full()`
+    five minutes, and a row two and a half hours.
+
+    Attributes:
+      network: "resnet20", or "random" for a small one that needs no data.
+      heads: names in `heads.HEADS`, solved on the features of the training images.
+      seeds: each seed draws the images to train on and to validate with, the random
+        heads, the order of the images and their augmentation.
+      learning_rates: of Adam at the start; it falls to 0 along a cosine.
+      images_per_class: to train on.
+      held_out_per_class: to validate with.
+      epochs: passes over the images to train on.
+      evaluations: measurements in an epoch.
+      batch_size: images in a training step.
+      augment: whether to flip and shift images at random.
+    """
+
+    network: str = "resnet20"
+    heads: tuple[str, ...] = (
+        *("kaiming", "ce_chosen", "forward_at_most/standardized"),
+        *("xavier", "loss_within_50/one_hot", "orthogonal"),
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    learning_rates: tuple[float, ...] = (1e-3,)
+    images_per_class: int = 450
+    held_out_per_class: int = 50
+    epochs: int = 30
+    evaluations: int = 1
+    batch_size: int = 32
+    augment: bool = True
+
+    @classmethod
+    def full(cls) -> "Finetuning":
+        """All images."""
+        return cls()
+
+    @classmethod
+    def smoke(cls) -> "Finetuning":
+        """Seconds, and no data."""
+        return cls(
+            network="random",
+            heads=("kaiming", "gcv/calibrated"),
+            seeds=(0,),
+            images_per_class=8,
+            held_out_per_class=4,
+            epochs=2,
+            batch_size=16,
+        )
+
+
+class Images(NamedTuple):
+    """Images and their classes."""
+
+    images: UInt8[np.ndarray, "n 32 32 3"]
+    labels: Int[np.ndarray, " n"]
+
+
+class Task(NamedTuple):
+    """What is fine-tuned: a pretrained network without its head, and the images."""
+
+    depth: int
+    body: Any
+    train: Images
+    test: Images
+    num_classes: int
+
+
+class Curve(NamedTuple):
+    """Measurements before training and after each stretch of it.
+
+    Attributes:
+      epochs: `[m]` passes over the images so far.
+      validation_loss: `[m]` mean cross-entropy of the images held out.
+      validation_accuracy: `[m]` of the same images.
+      train_loss: `[m]` mean over the batches of the stretch that ends here, each before
+        its own step and augmented; NaN before training.
+    """
+
+    epochs: np.ndarray
+    validation_loss: np.ndarray
+    validation_accuracy: np.ndarray
+    train_loss: np.ndarray
+
+
+def _load(network: str, data_dir: str | None) -> Task:
+    if network == "random":
+        return _random_task()
+    body = problem._load_backbone(network, data_dir, 32).variables
+    archive = data_dir if problem._has_archive(data_dir) else None
+    splits = load_cifar100(manual_dir=archive)
+    depth = int(network.removeprefix("resnet"))
+    train, test = Images(*splits.train[:2]), Images(*splits.test[:2])
+    return Task(depth, body, train, test, len(splits.label_names))
+
+
+def _random_task() -> Task:
+    """Classes of different colours, and a network that has learnt nothing."""
+    random, classes = np.random.default_rng(0), 4
+    labels = np.tile(np.arange(classes, dtype=np.int32), 16)
+    colours = random.integers(60, 200, (classes, 1, 1, 3))
+    noise = random.integers(-50, 50, (len(labels), 32, 32, 3))
+    images = Images((colours[labels] + noise).astype(np.uint8), labels)
+    module = CifarResNet(8, num_classes=None)
+    example = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), example)
+
+    def draw(array):
+        is_kernel = len(array.shape) == 4
+        return random.normal(0, 0.2, array.shape) if is_kernel else np.ones(array.shape)
+
+    body = jax.tree.map(lambda a: jnp.asarray(draw(a), jnp.float32), shapes)
+    return Task(8, body, images, images, classes)
+
+
+def _draw_images(task: Task, config: Finetuning, seed: int) -> tuple[Images, Images]:
+    """Returns images to train on and to validate with, equally many of each class."""
+    order = np.random.default_rng(seed).permutation(len(task.train.labels))
+    labels, end = task.train.labels[order], config.images_per_class
+    drawn = [order[labels == label] for label in range(task.num_classes)]
+    here = np.sort([some[:end] for some in drawn], axis=None)
+    there = [some[end : end + config.held_out_per_class] for some in drawn]
+    there = np.sort(there, axis=None)
+    return Images(*(x[here] for x in task.train)), Images(
+        *(x[there] for x in task.train)
+    )
+
+
+def _augment(key: jax.Array, x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """Flips half of the images and shifts them by up to 4 pixels."""
+    for_flip, for_shift = jax.random.split(key)
+    flip = jax.random.bernoulli(for_flip, shape=(len(x), 1, 1, 1))
+    x = jnp.where(flip, x[:, :, ::-1], x)
+    padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    corners = jax.random.randint(for_shift, (len(x), 2), 0, 9)
+
+    def crop(image, corner):
+        return jax.lax.dynamic_slice(image, (*corner, 0), x.shape[1:])
+
+    return jax.vmap(crop)(padded, corners)
+
+
+@functools.cache
+def _make_predict(depth: int, num_classes: int | None) -> Any:
+    """Returns `predict(variables, images)`: logits, or features."""
+    module = CifarResNet(depth, num_classes)
+
+    @jax.jit
+    def apply(variables, images):
+        return module.apply(variables, standardize(images.astype(jnp.float32)))
+
+    def predict(variables, images):
+        fill = -len(images) % FEATURE_BATCH
+        padded = np.pad(images, ((0, fill), *[(0, 0)] * 3))
+        batches = padded.reshape(-1, FEATURE_BATCH, *images.shape[1:])
+        outputs = [np.asarray(apply(variables, some)) for some in batches]
+        return np.concatenate(outputs)[: len(images)]
+
+    return predict
+
+
+@functools.cache
+def _make_step(depth: int, num_classes: int, optimizer: Any, augment: bool) -> Any:
+    """Returns a training step, to be called in a loop of Python's.
+
+    XLA runs the gradients of convolutions 20 times slower inside a loop of its own, on
+    a CPU.
+    """
+    module = CifarResNet(depth, num_classes)
+
+    def loss(params, state, x, labels):
+        variables = {"params": params, **state}
+        logits, state = module.apply(variables, x, True, mutable=[*state])
+        return mean_loss(logits, labels), state
+
+    @jax.jit
+    def step(variables, moments, key, images, labels):
+        params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+        x = standardize(images.astype(jnp.float32))
+        x = _augment(key, x) if augment else x
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(
+            params, state, x, labels
+        )
+        updates, moments = optimizer.update(gradient, moments, params)
+        params = optax.apply_updates(params, updates)
+        return {"params": params, **state}, moments, value
+
+    return step
+
+
+@functools.cache
+def _make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+
+def _score(task: Task, variables: Any, data: Images) -> Score:
+    logits = _make_predict(task.depth, task.num_classes)(variables, data.images)
+    accuracy = np.mean(logits.argmax(1) == data.labels)
+    return Score(float(accuracy), float(mean_loss(logits, data.labels)))
+
+
+def _train(
+    config: Finetuning, task: Task, head: Any, parts: tuple[Images, Images], row: Any
+) -> tuple[Any, Curve]:
+    """Returns the trained variables and the curve."""
+    train, validation = parts
+    n, size = len(train.labels), config.batch_size
+    stretch = max(round(n / size / config.evaluations), 1)
+    stretches = config.epochs * config.evaluations
+    batches = shuffled_batches(row["seed"], n, size, stretches * stretch)
+    optimizer = _make_optimizer(row["learning_rate"], len(batches))
+    step = _make_step(task.depth, task.num_classes, optimizer, config.augment)
+    params = {**task.body["params"], "linear": head}
+    variables, moments = {**task.body, "params": params}, optimizer.init(params)
+    key = jax.random.key(row["seed"])
+    points = [(0.0, *_score(task, variables, validation), np.nan)]
+    for i in range(stretches):
+        losses = []
+        for j in range(i * stretch, (i + 1) * stretch):
+            some, step_key = batches[j], jax.random.fold_in(key, j)
+            variables, moments, loss = step(
+                variables, moments, step_key, train.images[some], train.labels[some]
+            )
+            losses.append(loss)
+        epochs = (i + 1) * stretch * size / n
+        measured = _score(task, variables, validation)
+        points.append((epochs, *measured, float(np.mean(losses))))
+    epochs, accuracy, loss, train_loss = map(np.array, zip(*points, strict=True))
+    return variables, Curve(epochs, loss, accuracy, train_loss)
+
+
+def _features(task: Task, data: Images) -> problem.Split:
+    predict = _make_predict(task.depth, None)
+    return problem.Split(predict(task.body, data.images), data.labels)
+
+
+def _run_row(config: Finetuning, task: Task, test: Any, folder: Path, row: Any) -> None:
+    """Solves the head, trains all from it, and records both.
+
+    Args:
+      config: the settings.
+      task: network and images.
+      test: features of the test images before training.
+      folder: the run folder.
+      row: name, head, seed and learning rate.
+    """
+    begin = time.perf_counter()
+    parts = _draw_images(task, config, row["seed"])
+    features = _features(task, parts[0])
+    make = make_heads(features, task.num_classes, row["seed"])
+    kernel, bias, info = jax.block_until_ready(make(row["head"]))
+    row |= info | {"seconds_init": time.perf_counter() - begin}
+    row["norm_sq"] = float(np.sum(np.square(kernel)))
+    first = score(test, kernel, bias)
+    row |= {"initial_test_accuracy": first.accuracy, "initial_test_loss": first.loss}
+    head = {"kernel": kernel, "bias": bias}
+    variables, curve = _train(config, task, head, parts, row)
+    last = _score(task, variables, task.test)
+    row |= {"test_accuracy": last.accuracy, "test_loss": last.loss}
+    arrays = {f"{row['name']}/{k}": v for k, v in curve._asdict().items()}
+    record.save_arrays(folder, **{k: v.astype(np.float32) for k, v in arrays.items()})
+    row["seconds"] = time.perf_counter() - begin
+    record.append_row(folder, row)
+
+
+def _unfinished(config: Finetuning, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows to run: all heads of one seed before the next seed."""
+    finished = {row["name"] for row in record.read_rows(folder)}
+    for seed, head, rate in itertools.product(
+        config.seeds, config.heads, config.learning_rates
+    ):
+        name = f"{head}/rate={rate:g}/seed={seed}"
+        if name not in finished:
+            yield {"name": name, "head": head, "seed": seed, "learning_rate": rate}
+
+
+def run(config: Finetuning, folder: str | Path, data_dir: str | None = None) -> None:
+    """Runs what the folder does not hold yet.
+
+    Args:
+      config: what to run.
+      folder: the run folder.
+      data_dir: folder with the archive of CIFAR-100 and the weights; None takes
+        LAGRANGE_JAX_DATA.
+
+    Raises:
+      FileNotFoundError: data are missing; the message says what to fetch.
+      ValueError: a head is unknown, or the folder holds another configuration.
+    """
+    unknown = sorted({*config.heads} - {*HEADS})
+    if unknown:
+        raise ValueError(
+            f"unknown heads {', '.join(unknown)}; there are {', '.join(HEADS)}."
+        )
+    folder = record.open_run(folder, config)
+    rows = list(_unfinished(config, folder))
+    if not rows:
+        return
+    task = _load(config.network, data_dir)
+    test = _features(task, task.test)
+    for row in rows:
+        _run_row(config, task, test, folder, row)
+        accuracies = f"{row['initial_test_accuracy']:.1%} to {row['test_accuracy']:.1%}"
+        print(f"{row['name']}: {accuracies} ({row['seconds']:.0f} s)", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds")
+    parser.add_argument("--out", default="runs/cifar100-finetune", help="run folder")
+    parser.add_argument("--data-dir", help="folder of data fetched by hand")
+    parser.add_argument("fields", nargs="*", metavar="field=value")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        config = Finetuning.smoke() if arguments.smoke else Finetuning.full()
+        run(override(config, arguments.fields), arguments.out, arguments.data_dir)
+        print(draw(arguments.out))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"finetune: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
