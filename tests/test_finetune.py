@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import record
-from experiments.cifar100 import finetune, finetune_results
+from experiments.cifar100 import finetune, finetune_results, finetune_training
 from experiments.cifar100.finetune import Finetuning
 
 
@@ -30,7 +30,9 @@ def test_rows_and_curves(folder):
     assert kaiming["initial_test_accuracy"] < 0.8
     assert solved["initial_test_accuracy"] == 1.0
     for row in rows:
-        curve = {k: arrays[f"{row['name']}/{k}"] for k in finetune.Curve._fields}
+        curve = {
+            k: arrays[f"{row['name']}/{k}"] for k in finetune_training.Curve._fields
+        }
         np.testing.assert_allclose(curve["epochs"], [0, 1, 2])
         assert np.isnan(curve["train_loss"][0])
         assert np.isfinite(curve["train_loss"][1:]).all()
@@ -86,7 +88,9 @@ def test_images_are_balanced_and_apart():
 
 def test_augmentation_flips_and_shifts(key):
     x = 1 + np.arange(16 * 12 * 12 * 3, dtype=np.float32).reshape(16, 12, 12, 3)
-    augmented = np.asarray(jax.jit(finetune._augment)(key, jnp.asarray(x)))
+    augmented = np.asarray(
+        jax.jit(finetune_training.augment_images)(key, jnp.asarray(x))
+    )
     found = []
     for image, result in zip(x, augmented, strict=True):
         for flip in (False, True):

@@ -5,35 +5,34 @@ python -m experiments.cifar100.finetune [--smoke] [--out FOLDER] [field=value ..
 
 import argparse
 import dataclasses
-import functools
 import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, UInt8
 
 from experiments import record
 from experiments.cifar100 import problem
 from experiments.cifar100.finetune_results import draw
+from experiments.cifar100.finetune_training import (
+    Images,
+    Task,
+    compute_features,
+    score_images,
+    train_network,
+)
 from experiments.cifar100.heads import HEADS, make_heads
-from experiments.cifar100.metrics import Score, mean_loss, score
+from experiments.cifar100.metrics import score
 from experiments.launch import override
 from experiments.models import CifarResNet
-from experiments.models.preprocessing import standardize
-from experiments.rul.training import shuffled_batches
 from lagrange_jax.data import load_cifar100
 
 __all__ = ["Finetuning", "main", "run"]
-
-FEATURE_BATCH = 10
-"""Images looked at together without training: their activations fit a CPU's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,40 +89,6 @@ class Finetuning:
         )
 
 
-class Images(NamedTuple):
-    """Images and their classes."""
-
-    images: UInt8[np.ndarray, "n 32 32 3"]
-    labels: Int[np.ndarray, " n"]
-
-
-class Task(NamedTuple):
-    """What is fine-tuned: a pretrained network without its head, and the images."""
-
-    depth: int
-    body: Any
-    train: Images
-    test: Images
-    num_classes: int
-
-
-class Curve(NamedTuple):
-    """Measurements before training and after each stretch of it.
-
-    Attributes:
-      epochs: `[m]` passes over the images so far.
-      validation_loss: `[m]` mean cross-entropy of the images held out.
-      validation_accuracy: `[m]` of the same images.
-      train_loss: `[m]` mean over the batches of the stretch that ends here, each before
-        its own step and augmented; NaN before training.
-    """
-
-    epochs: np.ndarray
-    validation_loss: np.ndarray
-    validation_accuracy: np.ndarray
-    train_loss: np.ndarray
-
-
 def _load(network: str, data_dir: str | None) -> Task:
     if network == "random":
         return _random_task()
@@ -167,114 +132,6 @@ def _draw_images(task: Task, config: Finetuning, seed: int) -> tuple[Images, Ima
     )
 
 
-def _augment(key: jax.Array, x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    """Flips half of the images and shifts them by up to 4 pixels."""
-    for_flip, for_shift = jax.random.split(key)
-    flip = jax.random.bernoulli(for_flip, shape=(len(x), 1, 1, 1))
-    x = jnp.where(flip, x[:, :, ::-1], x)
-    padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    corners = jax.random.randint(for_shift, (len(x), 2), 0, 9)
-
-    def crop(image, corner):
-        return jax.lax.dynamic_slice(image, (*corner, 0), x.shape[1:])
-
-    return jax.vmap(crop)(padded, corners)
-
-
-@functools.cache
-def _make_predict(depth: int, num_classes: int | None) -> Any:
-    """Returns `predict(variables, images)`: logits, or features."""
-    module = CifarResNet(depth, num_classes)
-
-    @jax.jit
-    def apply(variables, images):
-        return module.apply(variables, standardize(images.astype(jnp.float32)))
-
-    def predict(variables, images):
-        fill = -len(images) % FEATURE_BATCH
-        padded = np.pad(images, ((0, fill), *[(0, 0)] * 3))
-        batches = padded.reshape(-1, FEATURE_BATCH, *images.shape[1:])
-        outputs = [np.asarray(apply(variables, some)) for some in batches]
-        return np.concatenate(outputs)[: len(images)]
-
-    return predict
-
-
-@functools.cache
-def _make_step(depth: int, num_classes: int, optimizer: Any, augment: bool) -> Any:
-    """Returns a training step, to be called in a loop of Python's.
-
-    XLA runs the gradients of convolutions 20 times slower inside a loop of its own, on
-    a CPU.
-    """
-    module = CifarResNet(depth, num_classes)
-
-    def loss(params, state, x, labels):
-        variables = {"params": params, **state}
-        logits, state = module.apply(variables, x, True, mutable=[*state])
-        return mean_loss(logits, labels), state
-
-    @jax.jit
-    def step(variables, moments, key, images, labels):
-        params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
-        x = standardize(images.astype(jnp.float32))
-        x = _augment(key, x) if augment else x
-        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(
-            params, state, x, labels
-        )
-        updates, moments = optimizer.update(gradient, moments, params)
-        params = optax.apply_updates(params, updates)
-        return {"params": params, **state}, moments, value
-
-    return step
-
-
-@functools.cache
-def _make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-
-def _score(task: Task, variables: Any, data: Images) -> Score:
-    logits = _make_predict(task.depth, task.num_classes)(variables, data.images)
-    accuracy = np.mean(logits.argmax(1) == data.labels)
-    return Score(float(accuracy), float(mean_loss(logits, data.labels)))
-
-
-def _train(
-    config: Finetuning, task: Task, head: Any, parts: tuple[Images, Images], row: Any
-) -> tuple[Any, Curve]:
-    """Returns the trained variables and the curve."""
-    train, validation = parts
-    n, size = len(train.labels), config.batch_size
-    stretch = max(round(n / size / config.evaluations), 1)
-    stretches = config.epochs * config.evaluations
-    batches = shuffled_batches(row["seed"], n, size, stretches * stretch)
-    optimizer = _make_optimizer(row["learning_rate"], len(batches))
-    step = _make_step(task.depth, task.num_classes, optimizer, config.augment)
-    params = {**task.body["params"], "linear": head}
-    variables, moments = {**task.body, "params": params}, optimizer.init(params)
-    key = jax.random.key(row["seed"])
-    points = [(0.0, *_score(task, variables, validation), np.nan)]
-    for i in range(stretches):
-        losses = []
-        for j in range(i * stretch, (i + 1) * stretch):
-            some, step_key = batches[j], jax.random.fold_in(key, j)
-            variables, moments, loss = step(
-                variables, moments, step_key, train.images[some], train.labels[some]
-            )
-            losses.append(loss)
-        epochs = (i + 1) * stretch * size / n
-        measured = _score(task, variables, validation)
-        points.append((epochs, *measured, float(np.mean(losses))))
-    epochs, accuracy, loss, train_loss = map(np.array, zip(*points, strict=True))
-    return variables, Curve(epochs, loss, accuracy, train_loss)
-
-
-def _features(task: Task, data: Images) -> problem.Split:
-    predict = _make_predict(task.depth, None)
-    return problem.Split(predict(task.body, data.images), data.labels)
-
-
 def _run_row(config: Finetuning, task: Task, test: Any, folder: Path, row: Any) -> None:
     """Solves the head, trains all from it, and records both.
 
@@ -287,16 +144,27 @@ def _run_row(config: Finetuning, task: Task, test: Any, folder: Path, row: Any) 
     """
     begin = time.perf_counter()
     parts = _draw_images(task, config, row["seed"])
-    features = _features(task, parts[0])
-    make = make_heads(features, task.num_classes, row["seed"])
+    features = compute_features(task, parts[0].images)
+    split = problem.Split(features, parts[0].labels)
+    make = make_heads(split, task.num_classes, row["seed"])
     kernel, bias, info = jax.block_until_ready(make(row["head"]))
     row |= info | {"seconds_init": time.perf_counter() - begin}
     row["norm_sq"] = float(np.sum(np.square(kernel)))
     first = score(test, kernel, bias)
     row |= {"initial_test_accuracy": first.accuracy, "initial_test_loss": first.loss}
     head = {"kernel": kernel, "bias": bias}
-    variables, curve = _train(config, task, head, parts, row)
-    last = _score(task, variables, task.test)
+    variables, curve = train_network(
+        task,
+        head,
+        *parts,
+        seed=row["seed"],
+        learning_rate=row["learning_rate"],
+        epochs=config.epochs,
+        evaluations=config.evaluations,
+        batch_size=config.batch_size,
+        augment=config.augment,
+    )
+    last = score_images(task, variables, task.test)
     row |= {"test_accuracy": last.accuracy, "test_loss": last.loss}
     arrays = {f"{row['name']}/{k}": v for k, v in curve._asdict().items()}
     record.save_arrays(folder, **{k: v.astype(np.float32) for k, v in arrays.items()})
@@ -338,7 +206,8 @@ def run(config: Finetuning, folder: str | Path, data_dir: str | None = None) -> 
     if not rows:
         return
     task = _load(config.network, data_dir)
-    test = _features(task, task.test)
+    features = compute_features(task, task.test.images)
+    test = problem.Split(features, task.test.labels)
     for row in rows:
         _run_row(config, task, test, folder, row)
         accuracies = f"{row['initial_test_accuracy']:.1%} to {row['test_accuracy']:.1%}"
