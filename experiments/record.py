@@ -10,7 +10,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ __all__ = [
     "open_run",
     "read_arrays",
     "read_config",
+    "read_npz",
     "read_rows",
     "save_arrays",
     "write_atomically",
@@ -158,8 +162,33 @@ def read_arrays(folder: Folder) -> dict[str, np.ndarray]:
     path = Path(folder) / "arrays.npz"
     if not path.exists():
         return {}
-    with np.load(path) as file:
-        return dict(file)
+    return read_npz(path)
+
+
+def read_npz(path: Folder) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz file; a pickle in it is never opened.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or holds what is no plain array.
+    """
+    # What zipfile and NumPy raise on damage; a forged size may ask for any memory.
+    damage = (EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
+    damage = (*damage, zipfile.BadZipFile, zlib.error, struct.error, OSError)
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file):
+            file.seek(0)
+            arrays = dict(np.load(file, allow_pickle=False))
+    except FileNotFoundError:
+        raise
+    except damage as error:
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, or holds a pickle ({error})."
+        ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: {name} is no plain array; is it a pickle?")
+    return arrays
 
 
 def save_arrays(folder: Folder, **arrays: Any) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_real
 from lagrange_jax.spectrum import Spectrum
 
 __all__ = [
@@ -167,6 +168,8 @@ def weight_norm(
 
 def _per_fan(gain, ratio, per_output, relation, exact) -> Constraint:
     _require_positive("gain", gain)
+    if np.ndim(gain):
+        raise ValueError(f"expected a scalar gain; got shape {np.shape(gain)}.")
     require_relation(relation)
 
     def radius(spectrum: Spectrum) -> Float[Array, "*k"]:
@@ -199,6 +202,7 @@ def require_relation(relation: str) -> None:
 
 def _require_positive(name, value):
     """Refuses what is visibly wrong; a traced value is judged by the status."""
+    require_real(name, value)
     if isinstance(value, Tracer):
         return
     if not np.all(np.isfinite(value) & (np.asarray(value) > 0)):

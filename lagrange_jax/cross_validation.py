@@ -17,13 +17,14 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_shapes
 from lagrange_jax.linalg import dot
 from lagrange_jax.ridge import (
     ridge_loss,
     shrinkage,
     shrunk_inverse,
 )
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.spectrum import Spectrum, require_spectrum
 
 __all__ = ["gcv", "leave_one_out", "leave_one_out_errors"]
 
@@ -63,6 +64,9 @@ def leave_one_out_errors(
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
     """
+    require_spectrum(spectrum)
+    d, k = spectrum.cross.shape
+    _check_rows(features, targets, weights, d=d, k=k)
     spectrum = lax.stop_gradient(spectrum)
     inverse = shrunk_inverse(spectrum, strength)
     rotated = dot(features - spectrum.mean_x[None], spectrum.eigenvectors)
@@ -98,6 +102,8 @@ def leave_one_out(
       pytree, to be handed through `jax.jit`. For a single number of each strength
       take the sum over outputs.
     """
+    _check_rows(features, targets, weights)
+    features, targets = jnp.asarray(features), jnp.asarray(targets)
     return Partial(_mean_squared, features, targets, weights, jnp.asarray(use_bias))
 
 
@@ -124,12 +130,19 @@ def gcv(
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
     """
+    require_spectrum(spectrum)
     count, unfitted = spectrum.count, shrinkage(spectrum, strength)
     free = count - jnp.asarray(use_bias, count.dtype) - len(unfitted)
     slack = (free + unfitted.sum(0)) / count
     loss = ridge_loss(spectrum, strength)
     once = _guarded_ratio(loss, slack, len(unfitted))
     return _guarded_ratio(once, slack, len(unfitted))
+
+
+def _check_rows(features, targets, weights, **sizes):
+    dims = dict(features="n d", targets="n k", weights="n")
+    arrays = dict(features=features, targets=targets, weights=weights)
+    require_shapes(dims, arrays, **sizes)
 
 
 def _mean_squared(features, targets, weights, use_bias, spectrum, strength):

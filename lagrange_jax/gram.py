@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_shapes
 from lagrange_jax.linalg import dot, rank_tolerance
 from lagrange_jax.moments import compute_moments
 from lagrange_jax.spectrum import Factor, Spectrum
@@ -17,7 +18,6 @@ from lagrange_jax.spectrum import Factor, Spectrum
 __all__ = ["decompose_gram"]
 
 
-@jax.jit(static_argnames="use_bias")
 def decompose_gram(
     features: Float[Array, "n d"],
     targets: Float[Array, "n k"],
@@ -42,6 +42,16 @@ def decompose_gram(
     Raises:
       ValueError: if ranks or lengths do not agree, or there are no rows.
     """
+    dims = dict(features="n d", targets="n k", weights="n")
+    arrays = dict(features=features, targets=targets, weights=weights)
+    require_shapes(dims, arrays)
+    return _decompose(
+        jnp.asarray(features), jnp.asarray(targets), weights, use_bias=use_bias
+    )
+
+
+@jax.jit(static_argnames="use_bias")
+def _decompose(features, targets, weights, *, use_bias):
     # Of the moments only what is read here is computed: no d x d product.
     moments = compute_moments(features, targets, weights)
     dtype = moments.count.dtype

@@ -38,12 +38,19 @@ from lagrange_jax.certificate import (
     objective,
     status_of,
 )
+from lagrange_jax.checks import require_real, require_record
 from lagrange_jax.constraints import Relation, require_norm, require_relation
 from lagrange_jax.implicit import without_derivative
 from lagrange_jax.linalg import column_length, dot
 from lagrange_jax.moments import Moments
 from lagrange_jax.solution import HeadSolution
-from lagrange_jax.spectrum import Factor, Spectrum, decompose, quadratic
+from lagrange_jax.spectrum import (
+    Factor,
+    Spectrum,
+    decompose,
+    quadratic,
+    require_spectrum,
+)
 from lagrange_jax.sphere import on_ellipsoid, on_sphere
 from lagrange_jax.tridiagonal_sphere import (
     on_tridiagonal_sphere,
@@ -57,7 +64,6 @@ Method = Literal["eigh", "tridiagonal"]
 SMALLEST_TRIDIAGONAL = 3
 
 
-@partial(jax.jit, static_argnames=("relation", "exact", "use_bias", "method"))
 def solve_least_squares(
     moments: Moments,
     norm_sq: Float[Array, "*k"] | float,
@@ -111,7 +117,16 @@ def solve_least_squares(
       >>> print(f"{head.kernel[0, 0]:.3f} {head.bias[0]:.3f} {head.multiplier:.3f}")
       1.000 3.000 0.667
     """
+    require_record("moments", moments, Moments)
     _require_method(method, exact)
+    _require_norms(norm_sq, relation, tie_break, moments.cov_xt.shape)
+    return _solve_moments(
+        moments, norm_sq, tie_break, relation, exact, use_bias, method
+    )
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _solve_moments(moments, norm_sq, tie_break, relation, exact, use_bias, method):
     if method == "eigh" or len(moments.cov_xx) < SMALLEST_TRIDIAGONAL:
         return solve_spectrum(
             decompose(moments, use_bias=use_bias),
@@ -143,6 +158,8 @@ def solve_spectrum(
     `decompose_gram` for fewer examples than features; a thin spectrum has no
     derivative. Arguments, result and errors are those of `solve_least_squares`.
     """
+    require_spectrum(spectrum)
+    _require_norms(norm_sq, relation, tie_break, spectrum.cross.shape)
     if isinstance(spectrum.covariance, Factor):
         spectrum, norm_sq = without_derivative(
             "the head of a thin spectrum has no derivative; use decompose instead of "
@@ -154,9 +171,8 @@ def solve_spectrum(
 
 
 def _solve(solve, spectrum, norm_sq, relation, exact, tie_break):
-    """Checks the arguments, solves, and adds the evidence."""
+    """Solves, and adds the evidence."""
     shape, dtype = spectrum.cross.shape, spectrum.cross.dtype
-    require_relation(relation)
     norm_sq = require_norm(norm_sq, shape[1]).astype(dtype)
     # Per-output quantities are rows [1, k], global ones [1, 1]; both broadcast.
     wanted = norm_sq.reshape(1, -1)
@@ -188,14 +204,19 @@ def _tie_break(kernel, shape, dtype):
     default = jax.random.normal(jax.random.key(0), shape, dtype)
     if kernel is None:
         kernel = default
-    if kernel.shape != shape:
-        raise ValueError(
-            f"expected a tie-break kernel of shape {shape} (features, outputs); got "
-            f"{kernel.shape}."
-        )
-    kernel = lax.stop_gradient(kernel).astype(dtype)
+    kernel = lax.stop_gradient(jnp.asarray(kernel, dtype))
     kernel = jnp.where(jnp.any(kernel != 0, axis=0, keepdims=True), kernel, default)
     return kernel / column_length(kernel, kernel[:1])
+
+
+def _require_norms(norm_sq, relation, tie_break, shape):
+    require_relation(relation)
+    require_norm(norm_sq, shape[1])
+    if tie_break is not None and require_real("tie_break", tie_break) != shape:
+        raise ValueError(
+            f"expected a tie_break of shape {shape} (features, outputs); got "
+            f"{tie_break.shape}."
+        )
 
 
 def _require_method(method, exact):

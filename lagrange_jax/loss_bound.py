@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from lagrange_jax.checks import require_shapes
 from lagrange_jax.constraints import Constraint
 from lagrange_jax.linalg import rank_tolerance
 from lagrange_jax.ridge import norm_of_strength, ridge_loss
@@ -56,6 +57,7 @@ def loss_within(factor: Any = 1.5, *, per_output: bool = True) -> Constraint:
       >>> print(f"{head.objective:.3f}")
       0.150
     """
+    require_shapes({"factor": ""}, {"factor": factor})
     if isinstance(factor, int | float) and not factor > 1:
         raise ValueError(f"expected factor > 1; got {factor}.")
 

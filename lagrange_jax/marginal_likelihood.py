@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax.ridge import multiplier_row, norm_of_strength, ridge_loss
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.spectrum import Spectrum, require_spectrum
 
 __all__ = ["Evidence", "evidence", "negative_log_evidence"]
 
@@ -66,6 +66,7 @@ def evidence(
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
     """
+    require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     count, multiplier = spectrum.count, multiplier_row(spectrum, strength)
     # Without a strength the prior is improper and the evidence minus infinity.

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 from lagrange_jax.blocked import blocked_moments
+from lagrange_jax.checks import require_real, require_record, require_shapes
 
 __all__ = [
     "Moments",
@@ -69,6 +70,9 @@ class Moments(NamedTuple):
 
 def init_moments(d: int, k: int, dtype: DTypeLike = jnp.float32) -> Moments:
     """Returns the moments of no data: the neutral element of `merge_moments`."""
+    for name, size in (("d", d), ("k", k)):
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"expected {name} as a positive integer; got {size!r}.")
     x, t = jnp.zeros(d, dtype), jnp.zeros(k, dtype)
     square, cross = jnp.zeros((d, d), dtype), jnp.zeros((d, k), dtype)
     return Moments(jnp.zeros((), dtype), x, t, x, t, square, cross, t)
@@ -83,7 +87,18 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
     Returns:
       Moments as if they had been computed of both data sets at once.
+
+    Raises:
+      TypeError: if one of them is no `Moments`.
+      ValueError: if their shapes do not agree.
     """
+    require_record("a", a, Moments)
+    require_record("b", b, Moments)
+    if a.cov_xt.shape != b.cov_xt.shape:
+        raise ValueError(
+            "expected moments a and b of as many features and outputs; got [d, k] = "
+            f"{list(a.cov_xt.shape)} and {list(b.cov_xt.shape)}."
+        )
     count = a.count + b.count
     share = b.count / jnp.where(count > 0, count, 1)
     between = share * (1 - share)
@@ -134,7 +149,15 @@ def update_moments(
 
     Returns:
       The moments of all data seen so far.
+
+    Raises:
+      TypeError: if an argument is of another kind.
+      ValueError: if shapes do not agree.
     """
+    require_record("moments", moments, Moments)
+    d, k = moments.cov_xt.shape
+    arrays = dict(features=features, targets=targets)
+    require_shapes(dict(features="n d", targets="n k"), arrays, d=d, k=k)
     return merge_moments(moments, compute_moments(features, targets, weights))
 
 
@@ -192,6 +215,7 @@ def compute_moments(
       The `Moments`; all zero when the total weight is zero.
 
     Raises:
+      TypeError: if an argument is no array of real numbers.
       ValueError: if ranks or lengths do not agree, or there are no rows.
 
     Example:
@@ -218,6 +242,10 @@ def _accumulation_dtype(*arrays):
 
 
 def _check_shapes(features, targets, weights):
+    for name, value in dict(features=features, targets=targets).items():
+        require_real(name, value)
+    if weights is not None:
+        require_real("weights", weights)
     if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
         raise ValueError(
             "expected features [n, d] and targets [n, k] with the same n; got "

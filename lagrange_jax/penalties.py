@@ -35,6 +35,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it.
 
+from lagrange_jax.checks import require_real
 from lagrange_jax.masks import Mask, map_selected
 
 __all__ = [
@@ -189,8 +190,13 @@ def elastic_net_penalty(
     """
 
     def value(zero: jax.Array, w: jax.Array, s1: jax.Array, s2: jax.Array) -> jax.Array:
+        _require_fit(w, s1, s2)
         return zero + jnp.sum(s1 * jnp.abs(w) + 0.5 * s2 * w**2)
 
+    for leaf in jax.tree.leaves((strength_l1, strength_l2)):
+        require_real("strength", leaf)
+    for leaf in jax.tree.leaves(params):
+        require_real("params", leaf)
     zeros = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
     strengths = strength_l1, strength_l2
     terms = jax.tree.leaves(map_selected(value, mask, zeros, params, *strengths))
@@ -205,7 +211,16 @@ def penalize(
 
     It is stateless unless some strength is a schedule; then the state is a count.
     """
-    scheduled = any(map(callable, jax.tree.leaves(strengths, is_leaf=callable)))
+
+    def checked(update: jax.Array, param: jax.Array, *strengths: jax.Array):
+        _require_fit(param, *strengths)
+        return function(update, param, *strengths)
+
+    leaves = jax.tree.leaves(strengths, is_leaf=callable)
+    scheduled = any(map(callable, leaves))
+    for leaf in leaves:
+        if not callable(leaf):
+            require_real("strength and learning_rate", leaf)
 
     def init(params: optax.Params) -> optax.OptState:
         del params
@@ -219,12 +234,24 @@ def penalize(
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
         if not scheduled:
-            return map_selected(function, mask, updates, params, *strengths), state
+            return map_selected(checked, mask, updates, params, *strengths), state
         values = at_count(strengths, state.count)
-        updates = map_selected(function, mask, updates, params, *values)
+        updates = map_selected(checked, mask, updates, params, *values)
         return updates, PenaltyState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
+
+
+def _require_fit(param: jax.Array, *strengths: jax.Array) -> None:
+    """Refuses strengths that are neither numbers nor fit the parameter."""
+    for strength in strengths:
+        pairs = zip(jnp.shape(strength)[::-1], param.shape[::-1], strict=False)
+        is_longer = jnp.ndim(strength) > param.ndim
+        if is_longer or any(size not in (1, wanted) for size, wanted in pairs):
+            raise ValueError(
+                "expected each strength and learning_rate as a number, or of the shape "
+                f"of its parameter, {param.shape}; got {jnp.shape(strength)}."
+            )
 
 
 def at_count(strengths: Any, count: jax.Array) -> Any:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
+from lagrange_jax.checks import require_real, require_record, require_shapes
 from lagrange_jax.parabola import parabola_minimum
 from lagrange_jax.types import Key
 
@@ -84,7 +85,6 @@ class PowerLaw(NamedTuple):
     num_censored: Int[Array, " sizes"]
 
 
-@partial(jax.jit, static_argnames=("axis", "refine"))
 def best_strength(
     losses: Float[Array, "..."],
     strengths: Float[Array, " strengths"],
@@ -109,8 +109,21 @@ def best_strength(
     Raises:
       ValueError: if there are fewer than three strengths, or not one a loss.
     """
-    losses = jnp.moveaxis(jnp.asarray(losses), axis, -1)
-    strengths = jnp.asarray(strengths, losses.dtype)
+    num_axes = len(require_real("losses", losses))
+    if not -num_axes <= axis < num_axes:
+        raise ValueError(
+            f"expected an axis of the losses, {num_axes} deep; got {axis}."
+        )
+    require_real("strengths", strengths)
+    losses, strengths = jnp.asarray(losses), jnp.asarray(strengths)
+    require_shapes({"strengths": "m"}, {"strengths": strengths}, m=losses.shape[axis])
+    return _best_strength(losses, strengths, axis, refine)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _best_strength(losses, strengths, axis, refine):
+    losses = jnp.moveaxis(losses, axis, -1)
+    strengths = strengths.astype(losses.dtype)
     find = partial(parabola_minimum, jnp.log(strengths))
     for _ in range(losses.ndim - 1):
         find = jax.vmap(find)
@@ -144,7 +157,6 @@ def average_seeds(best: BestStrength) -> SeedMean:
     )
 
 
-@partial(jax.jit, static_argnames=("points", "num_resamples", "level"))
 def fit_power_law(
     sizes: Float[Array, " sizes"],
     best: BestStrength,
@@ -187,7 +199,13 @@ def fit_power_law(
       -1.00
     """
     _check(sizes, best, points)
-    x = jnp.log(jnp.asarray(sizes).astype(best.strength.dtype))
+    sizes = jnp.asarray(sizes)
+    return _fit_power_law(sizes, best, key, points, num_resamples, level)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _fit_power_law(sizes, best, key, points, num_resamples, level):
+    x = jnp.log(sizes.astype(best.strength.dtype))
     num_seeds = best.strength.shape[1]
     ones = jnp.ones(num_seeds, x.dtype)
     fit = partial(_fit, x, best, points=points)
@@ -216,6 +234,8 @@ def _check(sizes, best, points):
         raise ValueError(
             f"expected points to be one of {get_args(Points)}; got {points!r}."
         )
+    require_record("best", best, BestStrength)
+    require_real("sizes", sizes)
     shape = best.strength.shape
     if len(shape) != 2 or jnp.shape(sizes) != shape[:1] or len(sizes) < 2:
         raise ValueError(

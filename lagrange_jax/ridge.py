@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_real
 from lagrange_jax.constraints import require_norm
 from lagrange_jax.linalg import dot, rank_tolerance
 from lagrange_jax.secular import solve_secular
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.spectrum import Spectrum, require_spectrum
 
 __all__ = [
     "RidgeHead",
@@ -78,6 +79,7 @@ def solve_ridge(spectrum: Spectrum, strength: Float[Array, "*k"] | float) -> Rid
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
     """
+    require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     weights = spectrum.projections * shrunk_inverse(spectrum, strength)
     kernel = dot(spectrum.eigenvectors, weights)
@@ -85,7 +87,6 @@ def solve_ridge(spectrum: Spectrum, strength: Float[Array, "*k"] | float) -> Rid
     return RidgeHead(kernel, spectrum.mean_t - mean)
 
 
-@jax.jit
 def ridge_path(spectrum: Spectrum, strengths: Float[Array, "l *k"]) -> RidgeHead:
     """Returns the heads of many strengths: `solve_ridge`, vectorised and jitted.
 
@@ -106,6 +107,19 @@ def ridge_path(spectrum: Spectrum, strengths: Float[Array, "l *k"]) -> RidgeHead
       >>> print(path.kernel[:, 0, 0])
       [2. 1.]
     """
+    require_spectrum(spectrum)
+    k = spectrum.projections.shape[1]
+    shape = require_real("strengths", strengths)
+    if shape[1:] not in ((), (k,)) or not shape:
+        raise ValueError(
+            f"expected strengths of shape [l], or [l, {k}] for one an output; got "
+            f"{list(shape)}."
+        )
+    return _path(spectrum, jnp.asarray(strengths))
+
+
+@jax.jit
+def _path(spectrum, strengths):
     return jax.vmap(solve_ridge, (None, 0))(spectrum, strengths)
 
 
@@ -116,6 +130,7 @@ def norm_of_strength(
 
     Arguments and errors are those of `solve_ridge`.
     """
+    require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     weights = spectrum.projections * shrunk_inverse(spectrum, strength)
     return jnp.sum(weights**2, axis=0)
@@ -137,6 +152,7 @@ def strength_of_norm(
     Raises:
       ValueError: if a norm has another shape or is visibly not positive.
     """
+    require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     s, projections = spectrum.eigenvalues, spectrum.projections
     kept = (s > rank_tolerance(s))[:, None]
@@ -161,6 +177,7 @@ def degrees_of_freedom(
     Returns:
       The degrees of freedom of one output's kernel, of the shape of `strength`.
     """
+    require_spectrum(spectrum)
     taken = jnp.sum(1 - shrinkage(lax.stop_gradient(spectrum), strength), axis=0)
     return taken.reshape(jnp.shape(strength))
 
@@ -174,6 +191,7 @@ def ridge_loss(
     $(\mu / (s_i + \mu))^2 p_i^2 / s_i$, so that no digits cancel where the fit is
     nearly perfect. Arguments and errors are those of `solve_ridge`.
     """
+    require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     s, variance = spectrum.eigenvalues[:, None], spectrum.variance
     kept = s > rank_tolerance(s[:, 0])
@@ -191,6 +209,7 @@ def multiplier_row(
 ) -> Float[Array, "1 m"]:
     """Returns the multipliers as a row, m = 1 or k, or refuses the strength."""
     k, dtype = spectrum.projections.shape[1], spectrum.projections.dtype
+    require_real("strength", strength)
     strength = jnp.asarray(strength, dtype)
     if strength.shape not in ((), (k,)):
         raise ValueError(

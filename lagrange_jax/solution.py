@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lagrange_jax.checks import require_shapes
 from lagrange_jax.linalg import dot
 
 __all__ = ["HeadSolution", "Status", "check", "stationarity"]
@@ -126,6 +127,20 @@ def stationarity(
     Returns:
       The residual, of the shape of the kernel.
     """
+    arrays = dict(
+        covariance=covariance,
+        cross=cross,
+        kernel=kernel,
+        metric_kernel=metric_kernel,
+        multiplier=multiplier,
+    )
+    dims = dict.fromkeys(arrays, "d k") | dict(covariance="d d", multiplier="1 m")
+    require_shapes(dims, arrays)
+    if multiplier.shape[1] not in (1, cross.shape[1]):
+        raise ValueError(
+            f"expected multiplier of shape [1, 1] or [1, {cross.shape[1]}]; got "
+            f"{list(multiplier.shape)}."
+        )
     metric_kernel = kernel if metric_kernel is None else metric_kernel
     return cross - dot(covariance, kernel) - multiplier * metric_kernel
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_record, require_shapes
 from lagrange_jax.linalg import dot
 from lagrange_jax.moments import Moments
 
@@ -22,6 +23,7 @@ __all__ = [
     "decompose",
     "mean_variance",
     "quadratic",
+    "require_spectrum",
     "smallest_eigenvalue",
 ]
 
@@ -58,7 +60,7 @@ class Spectrum(NamedTuple):
     their derivatives do not exist where an eigenvalue repeats.
 
     Attributes:
-      eigenvalues: $s$, ascending.
+      eigenvalues: $s$, ascending; as many as features, but for a thin spectrum.
       eigenvectors: $Q$, one eigenvector a column.
       projections: $P = Q^T R$.
       covariance: $S$; the raw second moment for a head without bias. Its `Factor`
@@ -70,9 +72,9 @@ class Spectrum(NamedTuple):
       count: total weight N of the examples.
     """
 
-    eigenvalues: Float[Array, " d"]
-    eigenvectors: Float[Array, "d d"]
-    projections: Float[Array, "d k"]
+    eigenvalues: Float[Array, " m"]
+    eigenvectors: Float[Array, "d m"]
+    projections: Float[Array, "m k"]
     covariance: Float[Array, "d d"] | Factor
     cross: Float[Array, "d k"]
     variance: Float[Array, " k"]
@@ -103,11 +105,27 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
 
     Returns:
       The `Spectrum`. Where the moments are not finite its arrays are not either.
+
+    Raises:
+      TypeError: if the moments are none.
+      ValueError: if their shapes do not agree.
     """
+    require_record("moments", moments, Moments)
     problem = quadratic(moments, use_bias=use_bias)
     covariance, cross = lax.stop_gradient((problem.covariance, problem.cross))
     eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
     return Spectrum(eigenvalues, eigenvectors, dot(eigenvectors.T, cross), *problem)
+
+
+def require_spectrum(spectrum: Spectrum) -> None:
+    """Refuses what is no spectrum, or one whose shapes do not agree."""
+    require_record("spectrum", spectrum, Spectrum)
+    d, covariance = len(spectrum.mean_x), spectrum.covariance
+    name = "spectrum.covariance"
+    if isinstance(covariance, Factor):
+        require_shapes({name: "n d"}, {name: covariance.rows}, d=d)
+    else:
+        require_shapes({name: "d d"}, {name: covariance}, d=d)
 
 
 def covariance_times(

@@ -20,7 +20,7 @@ from lagrange_jax.linalg import rank_tolerance
 from lagrange_jax.marginal_likelihood import negative_log_evidence
 from lagrange_jax.parabola import parabola_minimum
 from lagrange_jax.ridge import multiplier_to_strength, norm_of_strength
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.spectrum import Spectrum, require_spectrum
 
 __all__ = [
     "Criterion",
@@ -80,6 +80,12 @@ def choose_strength(
     Returns:
       The `StrengthChoice`. Look at `edge` before using it.
     """
+    require_spectrum(spectrum)
+    if not callable(criterion):
+        raise TypeError(
+            "expected criterion as a function (spectrum, strength); got "
+            f"{type(criterion).__name__}."
+        )
     if not isinstance(criterion, Partial):
         criterion = Partial(criterion)
     return _choose(spectrum, criterion, bounds, per_output)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from experiments.record import read_npz
+
 __all__ = ["load_variables", "read_state"]
 
 State = Mapping[str, np.ndarray]
@@ -43,15 +45,14 @@ def read_state(path: str | PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the suffix is another one.
+      ValueError: the suffix is another one, or the file is damaged or no plain npz.
       ImportError: the file needs the package `safetensors`.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}; fetch them and put them there.")
     if path.suffix == ".npz":
-        with np.load(path) as file:
-            state = dict(file)
+        state = read_npz(path)
     elif path.suffix == ".safetensors":
         state = _read_safetensors(path)
     else:
