@@ -73,8 +73,13 @@ def lagrange(
       An init transform; its info is the `HeadSolution`.
 
     Raises:
-      ValueError: if the loss is unknown or the constraint is not one for it.
+      ValueError: if the loss is unknown, or the constraint is none or not for it.
     """
+    if not isinstance(constraint, Constraint | CrossValidation | None):
+        raise ValueError(
+            "expected a constraint, such as forward_variance() or weight_norm(1.0); "
+            f"got {constraint!r}."
+        )
     if loss == "squared_error":
         if isinstance(constraint, CrossValidation):
             raise ValueError(

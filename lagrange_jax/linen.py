@@ -97,6 +97,11 @@ def as_model(
       >>> model.layers, model.head
       ((('layers_0',), ('layers_2',)), ('layers_2',))
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"expected a flax.linen module; got {type(module).__name__}. For an NNX "
+            "module use lagrange_jax.nnx.as_model."
+        )
     affine.check_features(features)
     example = affine.example_rows(example_inputs)
     run = _make_run(module, dict(train_kwargs or {}), dict(eval_kwargs or {}))

@@ -215,6 +215,11 @@ def as_model(
       >>> lj.nnx.as_model(build, jnp.zeros((2, 3))).head
       ('layers', 2)
     """
+    if isinstance(module, nn.Module):
+        raise ValueError(
+            f"expected an NNX module; got {type(module).__name__} of flax.linen. Use "
+            "lagrange_jax.linen.as_model."
+        )
     affine.check_features(features)
     example = affine.example_rows(example_inputs)
     if isinstance(module, nnx.Module):
