@@ -1,5 +1,7 @@
 """The study on CIFAR-100: its measures, and the smoke run on synthetic features."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,9 +59,9 @@ def test_temperature_minimises_the_loss_whatever_the_size_of_the_head(size):
     def loss(scale):
         return log_loss(split.labels, softmax(scale * split.features @ kernel))
 
-    expected = minimize_scalar(loss, bounds=(0.01, 10), method="bounded")["x"]
+    optimum: Any = minimize_scalar(loss, bounds=(0.01, 10), method="bounded")
     found = metrics.temperature(split, size * kernel, bias)
-    assert size * found == pytest.approx(expected, rel=1e-3)
+    assert size * found == pytest.approx(optimum.x, rel=1e-3)
 
 
 def test_class_means_predict_as_nearest_centroids():
@@ -119,7 +121,7 @@ def test_rates_side_by_side_train_as_each_alone(standard_promotion):
         ).mean()
 
     for i, rate in enumerate(rates):
-        params = tuple(jnp.asarray(x, jnp.float32) for x in head)
+        params: Any = tuple(jnp.asarray(x, jnp.float32) for x in head)
         optimizer = optax.adam(rate)
         state = optimizer.init(params)
         for batch in order:
