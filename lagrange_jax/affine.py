@@ -82,7 +82,7 @@ def read_taps(tree: Mapping[str | int, Any], prefix: Path = ()) -> Taps:
 def _kernel_rank(variables: Variables, path: Path) -> int:
     try:
         return get_layer(variables, path)["kernel"].ndim
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return 0
 
 
