@@ -25,7 +25,8 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "lagrange_jax"
-suppress_warnings = ["mystnb.unknown_mime_type"]
+# Tables of the studies begin with headings of their own level.
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
 
 # Pages: MyST Markdown, code cells run in a kernel with the environment's Python.
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -62,6 +63,22 @@ if os.environ.get("DOCS_INTERSPHINX"):
         "numpy": ("https://numpy.org/doc/stable", None),
         "jax": ("https://docs.jax.dev/en/latest", None),
     }
+
+
+def _make_table_pages(docs):
+    """A page for each recorded table, where the studies' READMEs link to it."""
+    results = docs.parent / "experiments" / "results"
+    for table in results.rglob("*.md"):
+        place = table.relative_to(results)
+        page = docs / "results" / place
+        page.parent.mkdir(parents=True, exist_ok=True)
+        source = Path("../" * len(page.relative_to(docs).parts)) / "experiments/results"
+        title = f"# {' '.join(place.with_suffix('').parts)}"
+        include = f"```{{include}} {source / place}\n```"
+        page.write_text(f"---\norphan: true\n---\n\n{title}\n\n{include}\n")
+
+
+_make_table_pages(Path(__file__).parent)
 
 
 def _write_mathematics(app, what, name, obj, options, lines):
