@@ -35,7 +35,8 @@ D, K, N, SPLIT = 5, 2, 501, 301  # the first process has more examples
 class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(K)(jnp.tanh(nn.Dense(12)(x)))
+        x = jnp.tanh(nn.Dense(12)(x))
+        return nn.Dense(K)(x)
 
 
 SOLVE = lj.lagrange(lj.forward_variance())
@@ -44,6 +45,12 @@ TRAIN = make_train()
 
 def make_model():
     return lagrange_jax.linen.as_model(MLP(), np.zeros((1, D), np.float32))
+
+
+def head_inputs(variables, inputs):
+    """What the head of the network receives, in NumPy."""
+    layer = variables["params"]["Dense_0"]
+    return np.tanh(inputs @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
 
 
 def collect(key, model, variables, batches):

@@ -78,7 +78,7 @@ def test_heads_are_those_of_one_device(found):
         for a, b in zip(*map(jax.tree.leaves, (variables, wanted)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(info.objective, wanted_info.objective, rtol=1e-5)
-        features = model.taps(wanted, GIVEN[0], key)[model.head].inputs
+        features = worker.head_inputs(wanted, GIVEN[0])
         assert_close(found[rank]["tapped"], features, *GIVEN[1:])
     first, second = (jax.tree.leaves(found[rank]["head"]) for rank in RANKS)
     for a, b in zip(first, second, strict=True):
