@@ -1,7 +1,6 @@
 """Features of a frozen backbone, computed once and kept on disk."""
 
 import hashlib
-import zipfile
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -105,9 +104,8 @@ def _write_block(path: Path, features: np.ndarray) -> None:
 def _read_block(path: Path, rows: int) -> np.ndarray:
     """Reads a block; the zip format's checksum tells a damaged one."""
     try:
-        with path.open("rb") as file, np.load(file) as block:
-            features = block["features"]
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        features = record.read_npz(path)["features"]
+    except (ValueError, KeyError) as error:
         raise _damaged(path) from error
     if features.ndim != 2 or len(features) != rows:
         raise _damaged(path)
