@@ -76,7 +76,6 @@ def on_tridiagonal_sphere(
     radius = jnp.sqrt(norm_sq)
     # From here on the loads have length one, and so has the matrix.
     wanted = radius * matrix.unit / load
-    tie_break = matrix.rotate(tie_break, back=False)
     direction, is_free = _on_sphere(matrix, low, high, loads, wanted, tie_break)
     pull = column_sum(direction * loads, norm_sq) * load / radius
     curvature = column_sum(direction * matrix.multiply(direction), norm_sq)
@@ -105,19 +104,29 @@ def _on_sphere(matrix, low, high, loads, wanted, tie_break):
     # A solution is no longer than its load over theta.
     theta, is_beyond = _root(ratio, smallest, 1 / wanted)
 
+    point = solve(theta, loads) / wanted
+    onward = solve(theta, point)
+
     def bottom(rows):
         for _ in range(NUM_INVERSE_STEPS):
             rows = smallest * solve(smallest, rows)
         return rows
 
-    at_bottom = bottom(loads)
-    is_free = is_beyond & (column_length(at_bottom, wanted) <= NOISE * eps)
-    point = solve(theta, loads) / wanted
-    onward = solve(theta, point)
-    # What rounding has put into free directions is left out.
-    point = jnp.where(is_free, point - smallest * onward, point)
-    onward = jnp.where(is_beyond, at_bottom, onward)
-    onward = jnp.where(is_free, bottom(tie_break), onward)
+    def beyond():
+        at_bottom = bottom(loads)
+        is_free = is_beyond & (column_length(at_bottom, wanted) <= NOISE * eps)
+        free = bottom(matrix.rotate(tie_break, back=False))
+        # What rounding has put into free directions is left out.
+        return (
+            jnp.where(is_free, point - smallest * onward, point),
+            jnp.where(is_free, free, jnp.where(is_beyond, at_bottom, onward)),
+            is_free,
+        )
+
+    def within():
+        return point, onward, jnp.zeros_like(is_beyond)
+
+    point, onward, is_free = lax.cond(jnp.any(is_beyond), beyond, within)
     return _extended(point, onward, wanted), is_free
 
 
