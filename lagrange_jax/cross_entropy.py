@@ -129,10 +129,7 @@ def solve_cross_entropy(
     return fit_head(batches, statistics, norm_sq, **options)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("num_outputs", "batch_size", "relation", "use_bias", "max_passes"),
-)
+@partial(jax.jit, static_argnames=("num_outputs", "batch_size", "relation", "use_bias"))
 def _solve_arrays(
     examples, norm_sq, *, num_outputs, batch_size, use_bias, label_smoothing, **options
 ):
@@ -200,7 +197,7 @@ def fit_head(
         batches, len(shares), spectrum.count, spectrum.mean_x, label_smoothing
     )
 
-    def measure(kernel, bias, relation=within):
+    def measure(kernel, bias, relation: Relation = within):
         loss = log_loss(kernel, bias)
         loss = loss._replace(bias=jnp.where(is_free, loss.bias, 0))
         return loss, kkt_rows(statistics, kernel, loss, wanted, relation, tolerance)

@@ -95,17 +95,7 @@ def cross_entropy_path(
     )
 
 
-@partial(
-    jax.jit,
-    static_argnames=(
-        "num_outputs",
-        "batch_size",
-        "use_bias",
-        "relation",
-        "tolerance",
-        "max_passes",
-    ),
-)
+@partial(jax.jit, static_argnames=("num_outputs", "batch_size", "use_bias", "relation"))
 def _path(
     batch,
     norm_sq,

@@ -1,6 +1,7 @@
 """The cross-entropy head against scikit-learn, and its own evidence."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +15,27 @@ import lagrange_jax as lj
 from lagrange_jax import Status, solve_cross_entropy
 
 
+def load(dataset: Any) -> tuple[Any, Any]:
+    return dataset(return_X_y=True)
+
+
 @functools.cache
-def digits():
-    images, labels = load_digits(return_X_y=True)
+def digits() -> tuple[Any, Any]:
+    images, labels = load(load_digits)
     return np.float32(images[:600] / 16), np.int32(labels[:600])
 
 
 @functools.cache
-def cancer():
-    features, labels = load_breast_cancer(return_X_y=True)
+def cancer() -> tuple[Any, Any]:
+    features, labels = load(load_breast_cancer)
     features = (features - features.mean(0)) / features.std(0)
     return np.float32(features), np.int32(labels)
 
 
 @functools.cache
-def reference(load, strength):
+def reference(data, strength):
     """scikit-learn's optimum for a mean loss with strength / 2 times the norm."""
-    features, labels = load()
+    features, labels = data()
     oracle = LogisticRegression(
         C=1 / (len(labels) * strength), tol=1e-9, max_iter=10_000
     ).fit(features.astype(float), labels)
@@ -40,11 +45,11 @@ def reference(load, strength):
 
 
 @pytest.mark.parametrize("relation", ["equality", "at_most"])
-@pytest.mark.parametrize(("load", "k"), [(digits, 10), (cancer, 1)])
+@pytest.mark.parametrize(("data", "k"), [(digits, 10), (cancer, 1)])
 @pytest.mark.parametrize("strength", [1e-1, 1e-4])
-def test_equals_logistic_regression_of_the_same_norm(load, k, strength, relation):
-    loss, norm_sq, oracle = reference(load, strength)
-    head = solve_cross_entropy(load(), norm_sq, num_outputs=k, relation=relation)
+def test_equals_logistic_regression_of_the_same_norm(data, k, strength, relation):
+    loss, norm_sq, oracle = reference(data, strength)
+    head = solve_cross_entropy(data(), norm_sq, num_outputs=k, relation=relation)
     lj.check(head)
     np.testing.assert_allclose(head.objective, loss, rtol=1e-5)
     np.testing.assert_allclose(np.sum(head.kernel**2), norm_sq, rtol=1e-5)
@@ -77,7 +82,7 @@ def test_double_precision(x64):
 def test_a_norm_an_output_is_the_optimum_that_slsqp_finds():
     features, labels = (x[:60] for x in digits())
     features = features[:, 20:26]
-    norm_sq = np.array([0.5, 1.0, 2.0, 0.3, 0.8, 1.0, 1.0, 0.7, 1.2, 0.6], np.float32)
+    norm_sq = jnp.array([0.5, 1.0, 2.0, 0.3, 0.8, 1.0, 1.0, 0.7, 1.2, 0.6])
     one_hot = np.eye(10)[labels]
 
     def loss(x):
@@ -92,7 +97,7 @@ def test_a_norm_an_output_is_the_optimum_that_slsqp_finds():
     assert check_grad(lambda x: loss(x)[0], lambda x: loss(x)[1], start) < 1e-5
     ball = {
         "type": "ineq",
-        "fun": lambda x: norm_sq - (x[:60].reshape(6, 10) ** 2).sum(0),
+        "fun": lambda x: np.asarray(norm_sq) - (x[:60].reshape(6, 10) ** 2).sum(0),
     }
     oracle = minimize(
         loss, start, jac=True, method="SLSQP", constraints=ball, options={"ftol": 1e-12}
@@ -106,7 +111,7 @@ def test_a_norm_an_output_is_the_optimum_that_slsqp_finds():
     assert (head.norm_sq <= norm_sq * (1 + 1e-5)).all()
 
 
-def overlapping(k=3, n=400):
+def overlapping(k=3, n=400) -> tuple[Any, Any]:
     """Classes that overlap, so that the unconstrained optimum is finite."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, k, n).astype(np.int32)
@@ -247,7 +252,9 @@ def test_a_head_without_bias():
     ],
 )
 def test_mistakes_are_named(change, message):
-    arguments = dict(examples=overlapping(), norm_sq=1.0, num_outputs=3) | change
+    arguments: dict[str, Any] = (
+        dict(examples=overlapping(), norm_sq=1.0, num_outputs=3) | change
+    )
     with pytest.raises(ValueError, match=message):
         solve_cross_entropy(**arguments)
 

@@ -1,8 +1,10 @@
 """The path over norms and the norm that cross-validates best."""
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -16,20 +18,17 @@ from lagrange_jax.norm_choice import choose_norm
 
 
 @functools.cache
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    images = np.float32(
-        images / 16 + np.random.default_rng(0).normal(size=images.shape) / 3
-    )
-    return (images[:400], np.int32(labels[:400])), (
-        images[400:],
-        np.int32(labels[400:]),
-    )
+def digits() -> tuple[Any, Any]:
+    dataset: Any = load_digits()
+    noise = np.random.default_rng(0).normal(size=dataset.data.shape)
+    images = (dataset.data / 16 + noise / 3).astype(np.float32)
+    labels = dataset.target.astype(np.int32)
+    return (images[:400], labels[:400]), (images[400:], labels[400:])
 
 
 def test_path_equals_single_solves():
     train, unseen = digits()
-    norms = np.float32([3.0, 30.0, 300.0])
+    norms = jnp.array([3.0, 30.0, 300.0])
     path = lj.cross_entropy_path(train, norms, validation=unseen, num_outputs=10)
     lj.check(path.heads)
     for i, norm in enumerate(norms):
@@ -37,8 +36,10 @@ def test_path_equals_single_solves():
         np.testing.assert_allclose(path.loss[i], head.objective, rtol=2e-5)
         logits = np.asarray(unseen[0] @ head.kernel + head.bias[None])
         accuracy = np.mean(logits.argmax(1) == unseen[1])
+        assert path.validation_accuracy is not None
         assert abs(path.validation_accuracy[i] - accuracy) < 2e-3
         loss = log_loss(unseen[1], jax.nn.softmax(logits))
+        assert path.validation_loss is not None
         np.testing.assert_allclose(path.validation_loss[i], loss, rtol=1e-3)
     assert (np.diff(path.loss) < 0).all() and (np.diff(path.heads.multiplier) < 0).all()
     without = lj.cross_entropy_path(train, norms, num_outputs=10)
@@ -52,7 +53,9 @@ def test_chosen_norm_validates_as_well_as_scikit_learns_best_strength():
     ours = log_loss(
         unseen[1], jax.nn.softmax(unseen[0] @ head.kernel + head.bias[None])
     )
-    fits = [LogisticRegression(C=c, max_iter=5000) for c in 2.0 ** np.arange(-8, 6)]
+    fits = [
+        LogisticRegression(C=c, max_iter=5000) for c in np.geomspace(2**-8, 2**5, 14)
+    ]
     scores = [
         log_loss(train[1], cross_val_predict(fit, *train, method="predict_proba"))
         for fit in fits
@@ -77,4 +80,4 @@ def test_mistakes_are_named(arguments, message):
 
 def test_norms_of_a_path_are_a_row():
     with pytest.raises(ValueError, match=r"norms \[m\]"):
-        lj.cross_entropy_path(digits()[0], 1.0, num_outputs=10)
+        lj.cross_entropy_path(digits()[0], jnp.array(1.0), num_outputs=10)

@@ -10,8 +10,8 @@ class Config:
     """Settings of the demo.
 
     Attributes:
-      tasks: "digits" (1797 images of 8 x 8, least squares on one-hot targets) and
-        "diabetes" (442 patients, regression).
+      tasks: "digits" (1797 images of 8 x 8, cross-entropy) and "diabetes" (442
+        patients, squared error).
       seeds: networks for each method; all of them train in one call.
       epochs: passes over the training examples.
       batch_size: examples in a training step.

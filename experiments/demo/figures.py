@@ -24,7 +24,10 @@ def _row(arrays, task: str, method: str) -> str:
     )
     best = arrays[f"{task}/{BASELINE}/validation"].min(1)
     epochs = [_epochs_to(*pair) for pair in zip(best, validation, strict=True)]
-    needed = "not reached" if np.isinf(epochs).any() else f"{np.mean(epochs):.1f}"
+    reached = np.isfinite(epochs)
+    needed = f"{np.mean(np.compress(reached, epochs)):.1f}" if reached.any() else "-"
+    if not reached.all():
+        needed += f" ({reached.sum()} of {len(epochs)} seeds)"
     return (
         f"{task:10} {method:12} {train[:, 0].mean():14.3f} "
         f"{validation[:, 0].mean():16.3f} {needed:>22} {validation.min(1).mean():12.3f}"

@@ -13,13 +13,24 @@ from experiments import record
 from experiments.demo.config import Config
 from experiments.demo.tasks import Task, load_task
 
-__all__ = ["METHODS", "run"]
+__all__ = ["LOSSES", "METHODS", "make_init", "run"]
 
-METHODS = {
-    "Kaiming": lj.reinitialize(lj.he_normal()),
-    "Xavier": lj.reinitialize(lj.glorot_normal()),
-    "Lagrangian": lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange()),
+LOSSES = {
+    "digits": (
+        optax.losses.softmax_cross_entropy_with_integer_labels,
+        lj.lagrange(loss="cross_entropy"),
+    ),
+    "diabetes": (optax.losses.squared_error, lj.lagrange()),
 }
+METHODS = ("Kaiming", "Xavier", "Lagrangian")
+
+
+def make_init(task: str, method: str) -> lj.InitTransform:
+    """Returns the start of a network."""
+    if method == "Xavier":
+        return lj.reinitialize(lj.glorot_normal())
+    kaiming = lj.reinitialize(lj.he_normal())
+    return kaiming if method == "Kaiming" else lj.chain(kaiming, LOSSES[task][1])
 
 
 class MLP(nn.Module):
@@ -33,15 +44,15 @@ class MLP(nn.Module):
         return nn.Dense(self.outputs)(nn.relu(nn.Dense(self.hidden)(inputs)))
 
 
-def _train(config: Config, task: Task, init: lj.InitTransform) -> lj.TrainResult:
+def _train(config: Config, name: str, task: Task, method: str) -> lj.TrainResult:
     """Trains all seeds in one call."""
-    module = MLP(config.hidden, task.train.targets.shape[1])
+    module = MLP(config.hidden, task.outputs)
     model = lj.linen.as_model(module, task.train.inputs[:2])
     train = lj.make_train(
         model,
-        optax.losses.squared_error,
+        LOSSES[name][0],
         lambda strength: optax.adam(strength),
-        init,
+        make_init(name, method),
         task.train,
         validation=task.validation,
         num_epochs=config.epochs,
@@ -59,11 +70,11 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
     finished = {row["name"] for row in record.read_rows(folder)}
     for name in config.tasks:
         task = load_task(name)
-        for method, init in METHODS.items():
+        for method in METHODS:
             row = {"name": f"{name}/{method}", "task": name, "method": method}
             if row["name"] in finished:
                 continue
-            result = _train(config, task, init)
+            result = _train(config, name, task, method)
             lj.check(result.info)
             curves = {
                 f"{row['name']}/train": result.train_loss,

@@ -17,11 +17,13 @@ class Task(NamedTuple):
     Attributes:
       train: examples to train on.
       validation: held-out examples.
+      outputs: of the network: classes, or 1 for regression.
       target: what the network is to predict, for a figure's title.
     """
 
     train: Batch
     validation: Batch
+    outputs: int
     target: str
 
 
@@ -29,22 +31,27 @@ def load_task(name: str) -> Task:
     """Returns "digits" or "diabetes", standardised on the training examples."""
     if name == "digits":
         images, labels = _arrays(datasets.load_digits)
-        inputs, targets = images / 16.0, np.eye(10)[labels]
-        title = "digits, one-hot targets"
+        inputs, targets = images / 16.0, labels
+        outputs, title = 10, "digits, ten classes"
     elif name == "diabetes":
         inputs, progression = _arrays(datasets.load_diabetes)
         targets = progression[:, None]
-        title = "diabetes, standardised progression"
+        outputs, title = 1, "diabetes, standardised progression"
     else:
         raise ValueError(f"expected 'digits' or 'diabetes'; got {name!r}.")
     parts = train_test_split(inputs, targets, test_size=0.25, random_state=0)
-    train_x, valid_x, train_t, valid_t = (np.asarray(x, np.float32) for x in parts)
+    train_x, valid_x, train_t, valid_t = map(_narrow, parts)
     if name == "diabetes":
         scale = train_x.std(0)
         train_x, valid_x = train_x / scale, valid_x / scale
         mean, std = train_t.mean(0), train_t.std(0)
         train_t, valid_t = (train_t - mean) / std, (valid_t - mean) / std
-    return Task(Batch(train_x, train_t), Batch(valid_x, valid_t), title)
+    return Task(Batch(train_x, train_t), Batch(valid_x, valid_t), outputs, title)
+
+
+def _narrow(x: Any) -> np.ndarray:
+    dtype = np.float32 if np.issubdtype(np.asarray(x).dtype, np.floating) else np.int32
+    return np.asarray(x, dtype)
 
 
 def _arrays(load: Any) -> tuple[np.ndarray, np.ndarray]:
