@@ -68,33 +68,40 @@ def draw_curves(trained: dict[str, list[Trained]]) -> Figure:
     return figure
 
 
+PARTS = {"train": ("training", "#0072B2"), "test": ("test", "#D55E00")}
+
+
+def _draw_norm(ax: Axes, folder: Path, measure: str, factor: float) -> None:
+    arrays = record.read_arrays(folder)
+    rows = {row["name"]: row for row in record.read_rows(folder)}
+    for part, (label, colour) in PARTS.items():
+        field, style = f"{part}_{measure}", {"color": colour, "ms": 4}
+        if f"path/{field}" in arrays:
+            curve = arrays["path/norm_sq"], factor * arrays[f"path/{field}"]
+            ax.plot(*curve, "-o", label=f"Lagrangian heads, {label}", **style)
+        heads = [row for name, row in rows.items() if name.startswith("head/ce_")]
+        logistic = [row for row in rows.values() if row["kind"] == "logistic"]
+        for some, marker, name in ((heads, "s", "solved"), (logistic, "x", "sklearn")):
+            norms = [row["norm_sq"] for row in some]
+            values = [factor * row[field] for row in some]
+            ax.plot(norms, values, marker, ls="", label=f"{name}, {label}", **style)
+    if "head/ce_chosen/0" in rows:
+        norm_sq = rows["head/ce_chosen/0"]["norm_sq"]
+        ax.axvline(norm_sq, color="0.5", ls="--", label="cross-validated norm")
+    ax.set(xlabel="squared norm of the head", xscale="log")
+
+
 def draw_norms(folder: Path) -> Figure:
     """Accuracy and loss of cross-entropy heads against their norm."""
-    arrays, rows = record.read_arrays(folder), record.read_rows(folder)
-    path = {k.removeprefix("path/"): v for k, v in arrays.items() if "path/" in k}
-    chosen = [row for row in rows if row["name"] == "head/ce_chosen/0"]
-    logistic = [row for row in rows if row["kind"] == "logistic"]
-    figure, axes = plotting.make_axes(1, 2, size=(5.0, 3.8))
-    for ax, (kind, factor) in zip(
-        axes.flat, (("accuracy", 100), ("loss", 1)), strict=True
+    figure, axes = plotting.make_axes(1, 2, size=(5.0, 4.2))
+    for ax, measure, factor in zip(
+        axes.flat, ("accuracy", "loss"), (100, 1), strict=True
     ):
-        for part, colour in (("train", "#0072B2"), ("test", "#D55E00")):
-            values = factor * path[f"{part}_{kind}"]
-            label = {"train": "training", "test": "test"}[part]
-            ax.plot(path["norm_sq"], values, "-o", ms=3, color=colour, label=label)
-        for row in logistic:
-            value = factor * row[f"test_{kind}"]
-            ax.plot(
-                row["norm_sq"], value, "x", color="black", label="scikit-learn, test"
-            )
-        for row in chosen[:1]:
-            ax.axvline(row["norm_sq"], color="0.5", ls="--", label="chosen norm")
-        ax.set(xlabel="squared norm of the head", xscale="log")
+        _draw_norm(ax, folder, measure, factor)
     axes[0, 0].set_ylabel("accuracy before training, %")
     axes[0, 1].set_ylabel("cross-entropy before training")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes[0, 0].legend(unique.values(), unique, frameon=False, fontsize="small")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -119,7 +126,7 @@ def draw_first_step(folder: Path) -> Figure:
     drawn = ax.barh(list(bars), list(bars.values()), color=colours)
     ax.bar_label(drawn, fmt="%.1f", padding=3, fontsize="small")
     ax.axvline(PAPER_ACCURACY, color="0.4", ls="--", lw=1)
-    ax.set_xlabel("test accuracy before training, %; dashed: the paper's 53% and more")
+    ax.set_xlabel("test accuracy before training, % (dashed: 53)")
     ax.invert_yaxis()
     return figure
 
@@ -137,7 +144,7 @@ def draw(folder: Path) -> str:
     trained = read_trained(folder)
     if trained:
         plotting.save_figure(draw_curves(trained), folder / "curves.png")
-    if "path/norm_sq" in record.read_arrays(folder):
+    if any(row["kind"] in ("path", "logistic") for row in record.read_rows(folder)):
         plotting.save_figure(draw_norms(folder), folder / "norm.png")
     plotting.save_figure(draw_first_step(folder), folder / "first_step.png")
     tables = make_tables(folder)
