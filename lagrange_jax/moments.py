@@ -73,9 +73,9 @@ def init_moments(d: int, k: int, dtype: DTypeLike = jnp.float32) -> Moments:
     for name, size in (("d", d), ("k", k)):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"expected {name} as a positive integer; got {size!r}.")
-    x, t = jnp.zeros(d, dtype), jnp.zeros(k, dtype)
-    square, cross = jnp.zeros((d, d), dtype), jnp.zeros((d, k), dtype)
-    return Moments(jnp.zeros((), dtype), x, t, x, t, square, cross, t)
+    # Buffers of their own, so that an update may be jitted with its state donated.
+    shapes = (), (d,), (k,), (d,), (k,), (d, d), (d, k), (k,)
+    return Moments(*(jnp.zeros(shape, dtype) for shape in shapes))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
