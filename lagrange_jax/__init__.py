@@ -1,7 +1,8 @@
 """Optimal last-layer initialisation and the law of regularisation strength.
 
-`lagrange_jax.linen` and `lagrange_jax.nnx` make a `Model` of a Flax module;
-`lagrange_jax.data` loads the data sets of the studies. They are imported when used.
+`lagrange_jax.linen` and `lagrange_jax.nnx` make a `Model` of a Flax module,
+`lagrange_jax.data` loads the data sets of the studies, and `lagrange_jax.plots` draws.
+They are imported when used.
 """
 
 import importlib
@@ -30,6 +31,7 @@ from lagrange_jax.distributions import negative_mean as negative_mean
 from lagrange_jax.gram import decompose_gram as decompose_gram
 from lagrange_jax.grid import Grid as Grid
 from lagrange_jax.grid import GridResult as GridResult
+from lagrange_jax.grid import chunk_size_for as chunk_size_for
 from lagrange_jax.grid import make_mesh as make_mesh
 from lagrange_jax.grid import run_grid as run_grid
 from lagrange_jax.initializers import chain as chain
@@ -83,6 +85,14 @@ from lagrange_jax.ridge import ridge_path as ridge_path
 from lagrange_jax.ridge import solve_ridge as solve_ridge
 from lagrange_jax.ridge import strength_of_norm as strength_of_norm
 from lagrange_jax.ridge import strength_to_multiplier as strength_to_multiplier
+from lagrange_jax.results import summarize as summarize
+from lagrange_jax.results import to_rows as to_rows
+from lagrange_jax.results import to_xarray as to_xarray
+from lagrange_jax.results import write_csv as write_csv
+from lagrange_jax.sharding import all_reduce_processes as all_reduce_processes
+from lagrange_jax.sharding import initialize_sharded as initialize_sharded
+from lagrange_jax.sharding import shard_batch as shard_batch
+from lagrange_jax.sharding import sharded_moments as sharded_moments
 from lagrange_jax.solution import HeadSolution as HeadSolution
 from lagrange_jax.solution import Status as Status
 from lagrange_jax.solution import check as check
@@ -93,6 +103,7 @@ from lagrange_jax.strength_choice import StrengthChoice as StrengthChoice
 from lagrange_jax.strength_choice import choose_strength as choose_strength
 from lagrange_jax.strength_choice import evidence_norm as evidence_norm
 from lagrange_jax.strength_choice import gcv_norm as gcv_norm
+from lagrange_jax.sweep import run_sweep as run_sweep
 from lagrange_jax.training import TrainResult as TrainResult
 from lagrange_jax.training import make_train as make_train
 from lagrange_jax.types import Batch as Batch
@@ -105,11 +116,12 @@ if TYPE_CHECKING:
     from lagrange_jax import data as data
     from lagrange_jax import linen as linen
     from lagrange_jax import nnx as nnx
+    from lagrange_jax import plots as plots
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name in ("data", "linen", "nnx"):
+    if name in ("data", "linen", "nnx", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

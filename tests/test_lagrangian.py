@@ -89,7 +89,7 @@ def test_default_norm_generalises(model, key):
     loss = mean_loss(model, variables, *unseen)
     assert path.validation_loss is not None
     assert loss <= 1.1 * path.validation_loss.min()
-    assert loss < 0.5 * path.validation_loss[0]
+    assert loss < 0.7 * path.validation_loss[0]
 
 
 def test_binary_heads_and_probabilities(key):
