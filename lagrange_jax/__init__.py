@@ -76,6 +76,10 @@ from lagrange_jax.power_law import fit_power_law as fit_power_law
 from lagrange_jax.proximal import prox_elastic_net as prox_elastic_net
 from lagrange_jax.proximal import prox_l1 as prox_l1
 from lagrange_jax.proximal import proximal_adam as proximal_adam
+from lagrange_jax.results import summarize as summarize
+from lagrange_jax.results import to_rows as to_rows
+from lagrange_jax.results import to_xarray as to_xarray
+from lagrange_jax.results import write_csv as write_csv
 from lagrange_jax.ridge import RidgeHead as RidgeHead
 from lagrange_jax.ridge import degrees_of_freedom as degrees_of_freedom
 from lagrange_jax.ridge import multiplier_to_strength as multiplier_to_strength
@@ -85,10 +89,6 @@ from lagrange_jax.ridge import ridge_path as ridge_path
 from lagrange_jax.ridge import solve_ridge as solve_ridge
 from lagrange_jax.ridge import strength_of_norm as strength_of_norm
 from lagrange_jax.ridge import strength_to_multiplier as strength_to_multiplier
-from lagrange_jax.results import summarize as summarize
-from lagrange_jax.results import to_rows as to_rows
-from lagrange_jax.results import to_xarray as to_xarray
-from lagrange_jax.results import write_csv as write_csv
 from lagrange_jax.sharding import all_reduce_processes as all_reduce_processes
 from lagrange_jax.sharding import initialize_sharded as initialize_sharded
 from lagrange_jax.sharding import shard_batch as shard_batch

@@ -30,7 +30,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from lagrange_jax.certificate import (
     certificate,
@@ -66,12 +67,12 @@ SMALLEST_TRIDIAGONAL = 3
 
 def solve_least_squares(
     moments: Moments,
-    norm_sq: Float[Array, "*k"] | float,
+    norm_sq: Float[ArrayLike, "*k"],
     *,
     relation: Relation = "equality",
     exact: bool = False,
     use_bias: bool = True,
-    tie_break: Float[Array, "d k"] | None = None,
+    tie_break: Float[ArrayLike, "d k"] | None = None,
     method: Method = "eigh",
 ) -> HeadSolution:
     r"""Solves for the globally optimal head under a norm constraint.
@@ -146,11 +147,11 @@ def _solve_moments(moments, norm_sq, tie_break, relation, exact, use_bias, metho
 
 def solve_spectrum(
     spectrum: Spectrum,
-    norm_sq: Float[Array, "*k"] | float,
+    norm_sq: Float[ArrayLike, "*k"],
     *,
     relation: Relation = "equality",
     exact: bool = False,
-    tie_break: Float[Array, "d k"] | None = None,
+    tie_break: Float[ArrayLike, "d k"] | None = None,
 ) -> HeadSolution:
     """Solves as `solve_least_squares` does, from an existing eigendecomposition.
 

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
@@ -86,8 +87,8 @@ class PowerLaw(NamedTuple):
 
 
 def best_strength(
-    losses: Float[Array, "..."],
-    strengths: Float[Array, " strengths"],
+    losses: Float[ArrayLike, "..."],
+    strengths: Float[ArrayLike, " strengths"],
     *,
     axis: int = 0,
     refine: bool = True,
@@ -158,7 +159,7 @@ def average_seeds(best: BestStrength) -> SeedMean:
 
 
 def fit_power_law(
-    sizes: Float[Array, " sizes"],
+    sizes: Float[ArrayLike, " sizes"],
     best: BestStrength,
     key: Key | None = None,
     *,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lagrange_jax.checks import require_real
@@ -87,7 +88,7 @@ def solve_ridge(spectrum: Spectrum, strength: Float[Array, "*k"] | float) -> Rid
     return RidgeHead(kernel, spectrum.mean_t - mean)
 
 
-def ridge_path(spectrum: Spectrum, strengths: Float[Array, "l *k"]) -> RidgeHead:
+def ridge_path(spectrum: Spectrum, strengths: Float[ArrayLike, "l *k"]) -> RidgeHead:
     """Returns the heads of many strengths: `solve_ridge`, vectorised and jitted.
 
     Args:

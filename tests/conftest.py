@@ -2,9 +2,14 @@
 
 import os
 
-# Before JAX starts: eight virtual CPU devices, so that every test can shard.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Before JAX starts: eight virtual CPU devices, so that every test can shard, and no
+# scheduler that makes programs wait for ever (see docs/numerics.md).
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

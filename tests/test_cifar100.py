@@ -366,7 +366,7 @@ def _write_tfrecords(folder):
     """TFDS writes its default format with TensorFlow only."""
     import tensorflow_datasets as tf_datasets
 
-    builder = tf_datasets.builder_from_directory(str(folder))
+    builder: Any = tf_datasets.builder_from_directory(str(folder))
     for name, split in builder.info.splits.items():
         source = builder.as_data_source(name).data_source
         path = folder / f"cifar100-{name}.tfrecord-00000-of-00001"

@@ -40,7 +40,7 @@ SLACK = {"condition_1e4": 2, "condition_1e8": 2}
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def solve_all(features, targets, mask, norm_sq, tie_break, method="eigh"):
+def solve_all(features, targets, mask, norm_sq, tie_break, method: Any = "eigh"):
     def solve_ratios(features, targets, mask, norm_sq):
         moments = lj.compute_moments(features, targets, mask)
         solve = functools.partial(

@@ -53,7 +53,7 @@ def test_choice_is_the_minimum(x64, name, per_output, route):
     evaluate = jax.jit(criterion)
     for j in range(3 if per_output else 1):
         part = j if per_output else slice(None)
-        best = minimize_scalar(
+        best: Any = minimize_scalar(
             lambda x, part=part: float(np.sum(evaluate(spectrum, np.exp(x))[part])),
             bounds=(-8, 8),
             method="bounded",

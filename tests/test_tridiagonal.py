@@ -126,8 +126,9 @@ def test_thin_with_weights_and_with_an_output_variance(x64):
     features, targets = problem(n=6, d=15)
     weights = np.array([1.0, 0, 2, 1, 0, 0.5])
     features[1] = np.nan
+    arrays = map(jnp.asarray, (features, targets, weights))
     thin = solve_thin(features, targets, np.ones(3), weights=weights)
-    moments = lj.compute_moments(features, targets, weights)
+    moments = lj.compute_moments(*arrays)
     agree(thin, lj.solve_least_squares(moments, np.ones(3)), 0.02)
     thin = solve_thin(features, targets, np.ones(3), weights=weights, exact=True)
     agree(thin, lj.solve_least_squares(moments, np.ones(3), exact=True))

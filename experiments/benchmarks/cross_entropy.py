@@ -30,7 +30,7 @@ def load(path: str | None, rows: int) -> tuple[np.ndarray, np.ndarray, str]:
     if path is not None:
         with np.load(path, allow_pickle=False) as arrays:
             features, labels = arrays["features"][:rows], arrays["labels"][:rows]
-        return np.float32(features), np.int32(labels), Path(path).stem
+        return features.astype(np.float32), labels.astype(np.int32), Path(path).stem
     rng = np.random.default_rng(0)
     d = 1280
     scales = np.arange(1, d + 1) ** -0.5
@@ -39,7 +39,7 @@ def load(path: str | None, rows: int) -> tuple[np.ndarray, np.ndarray, str]:
     hidden = centres[labels] + rng.normal(size=(rows, d)) * scales
     rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
     features = np.maximum(hidden @ rotation / hidden.std() - 0.3, 0)
-    return np.float32(features), np.int32(labels), "synthetic"
+    return features.astype(np.float32), labels.astype(np.int32), "synthetic"
 
 
 def passes_to(examples, norm_sq: float, loss: float) -> int:

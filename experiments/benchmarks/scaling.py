@@ -135,7 +135,7 @@ def grid_of(num_strengths, num_seeds=4):
         optax.losses.squared_error,
         lambda strength: optax.chain(lj.add_l2_penalty(strength), optax.sgd(0.01)),
         lj.lagrange(),
-        (x, t),
+        lj.Batch(x, t),
         num_epochs=50,
     )
     strengths = np.geomspace(1e-4, 1e-1, num_strengths).astype(np.float32)
