@@ -182,6 +182,10 @@ ELSEWHERE = {
     ),
     "masks and paths, tested in test_masks": "by_path head_only kernels_only",
     "inside a mapped axis only": "all_reduce_moments",
+    "over devices and hosts, tested in test_sharding and test_grid": (
+        "all_reduce_processes chunk_size_for shard_batch sharded_moments"
+    ),
+    "results as they are, tested in test_results": "summarize to_ write_csv",
     "reads any pytree": "check",
     "no number is wrong": "strength_to_multiplier multiplier_to_strength",
     "options only": "evidence_norm gcv_norm",

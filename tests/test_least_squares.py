@@ -576,7 +576,7 @@ def moments_of_nothing_special():
         (np.inf, {}, "norm_sq > 0"),
         (np.ones(3), {}, r"or \(2,\) for one sphere an output; got \(3,\)"),
         (1.0, {"relation": "at least"}, "relation to be one of"),
-        (1.0, {"tie_break": np.ones((6, 1))}, r"tie-break kernel of shape \(6, 2\)"),
+        (1.0, {"tie_break": np.ones((6, 1))}, r"tie_break of shape \(6, 2\)"),
     ],
 )
 def test_mistakes_are_refused(norm_sq, options, message):
