@@ -19,8 +19,7 @@ from typing import Any
 __all__ = ["main", "override", "study_names"]
 
 # Before JAX starts. XLA's scheduler for concurrency on the CPU (jaxlib 0.10.2) makes
-# some programs wait for ever: a vmapped training with a cross-entropy head did in about
-# half of the runs on two cores, and in none of seven without that scheduler.
+# some programs wait for ever, a vmapped training with a cross-entropy head among them.
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_enable_concurrency_optimized_scheduler=false "
     + os.environ.get("XLA_FLAGS", "")

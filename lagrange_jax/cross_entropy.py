@@ -41,8 +41,12 @@ from lagrange_jax.class_statistics import (
     prior_bias,
 )
 from lagrange_jax.constraints import Relation, require_norm, require_relation
-from lagrange_jax.least_squares import solve_spectrum
-from lagrange_jax.linalg import column_length, dot
+from lagrange_jax.least_squares import (
+    require_tie_break,
+    solve_spectrum,
+    unit_tie_break,
+)
+from lagrange_jax.linalg import dot
 from lagrange_jax.log_loss import make_log_loss, num_outputs_of
 from lagrange_jax.norm_coordinates import make_coordinates, settle
 from lagrange_jax.quasi_newton import Point, minimize
@@ -182,7 +186,8 @@ def fit_head(
     wanted = norm_sq.astype(dtype).reshape(1, -1)
     usable = jnp.isfinite(wanted) & (wanted > 0)
     wanted = jnp.where(usable, wanted, 1)
-    tie_break = _tie_break(tie_break, wanted, spectrum.cross)
+    require_tie_break(tie_break, spectrum.cross.shape)
+    tie_break = unit_tie_break(tie_break, spectrum.cross.shape, dtype)
     kernel, multiplier = _least_squares_start(statistics, wanted, tie_break)
     if start is not None:
         kernel = jnp.where(jnp.any(start != 0), start, kernel)
@@ -228,20 +233,6 @@ def fit_head(
     )
 
 
-def _tie_break(kernel, norm_sq, like):
-    """The tie-break of the wanted norm; without one, a fixed random one."""
-    if kernel is None:
-        kernel = jax.random.normal(jax.random.key(0), like.shape, like.dtype)
-    if kernel.shape != like.shape:
-        raise ValueError(
-            f"expected a tie-break kernel of shape {like.shape} (features, outputs); "
-            f"got {kernel.shape}."
-        )
-    kernel = kernel.astype(like.dtype)
-    length = column_length(kernel, norm_sq)
-    return kernel * (jnp.sqrt(norm_sq) / jnp.where(length > 0, length, 1))
-
-
 def _least_squares_start(statistics, norm_sq, tie_break):
     """The least-squares head of the wanted norm, and its multiplier."""
     spectrum, h = statistics.spectrum, curvature(statistics.shares)
@@ -253,7 +244,8 @@ def _least_squares_start(statistics, norm_sq, tie_break):
         relation="at_most",
         tie_break=tie_break,
     )
-    kernel = solution.kernel / h + TIE_BREAK * tie_break
+    radius = jnp.sqrt(norm_sq * norm_sq.shape[1] / k)  # of each column
+    kernel = solution.kernel / h + TIE_BREAK * radius * tie_break
     return kernel, jnp.mean(solution.multiplier)
 
 

@@ -25,13 +25,13 @@ References:
 """
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lagrange_jax.certificate import (
     certificate,
@@ -58,7 +58,12 @@ from lagrange_jax.tridiagonal_sphere import (
     tridiagonal_spectrum,
 )
 
-__all__ = ["solve_least_squares", "solve_spectrum"]
+__all__ = [
+    "require_tie_break",
+    "solve_least_squares",
+    "solve_spectrum",
+    "unit_tie_break",
+]
 
 Method = Literal["eigh", "tridiagonal"]
 # LAPACK's tridiagonal form wants at least this many features; fewer cost nothing.
@@ -179,7 +184,7 @@ def _solve(solve, spectrum, norm_sq, relation, exact, tie_break):
     wanted = norm_sq.reshape(1, -1)
     usable = jnp.isfinite(wanted) & (wanted > 0)
     wanted = jnp.where(usable, wanted, 1)
-    tie_break = _tie_break(tie_break, shape, dtype)
+    tie_break = unit_tie_break(tie_break, shape, dtype)
     kernel, multiplier, is_met, is_hard_case = solve(
         spectrum, wanted, relation, tie_break
     )
@@ -200,8 +205,10 @@ def _solve(solve, spectrum, norm_sq, relation, exact, tie_break):
     return HeadSolution(**solution, status=status_of(spectrum, usable, solution))
 
 
-def _tie_break(kernel, shape, dtype):
-    """The tie-break with unit columns; a zero column is replaced by a random one."""
+def unit_tie_break(
+    kernel: Float[ArrayLike, "d k"] | None, shape: tuple[int, ...], dtype: Any
+) -> Float[Array, "d k"]:
+    """Returns a tie-break with unit columns; random where there is none or a zero."""
     default = jax.random.normal(jax.random.key(0), shape, dtype)
     if kernel is None:
         kernel = default
@@ -213,6 +220,11 @@ def _tie_break(kernel, shape, dtype):
 def _require_norms(norm_sq, relation, tie_break, shape):
     require_relation(relation)
     require_norm(norm_sq, shape[1])
+    require_tie_break(tie_break, shape)
+
+
+def require_tie_break(tie_break: Any, shape: tuple[int, ...]) -> None:
+    """Refuses a tie-break of another shape than the kernel."""
     if tie_break is not None and require_real("tie_break", tie_break) != shape:
         raise ValueError(
             f"expected a tie_break of shape {shape} (features, outputs); got "

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["Point", "Search", "minimize"]
 
-# Pairs of steps and gradient changes kept; 20 measured no better than 10.
+# Pairs of steps and gradient changes that are kept.
 MEMORY = 10
 # A step counts as a decrease if the loss falls by this part of what its slope promised
 DECREASE = 1e-4

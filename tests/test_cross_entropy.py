@@ -243,6 +243,7 @@ def test_a_head_without_bias():
         (dict(norm_sq=-1.0), "norm_sq"),
         (dict(norm_sq=np.ones(2)), "norm_sq of shape"),
         (dict(relation="inside"), "relation"),
+        (dict(tie_break=np.ones((4, 1))), r"tie_break of shape \(4, 3\)"),
         (
             dict(examples=(np.ones((4, 2, 2), np.float32), np.zeros(4, int))),
             r"\[n, d\]",

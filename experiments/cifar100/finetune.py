@@ -26,7 +26,7 @@ from experiments.cifar100.finetune_training import (
     score_images,
     train_network,
 )
-from experiments.cifar100.heads import HEADS, make_heads
+from experiments.cifar100.heads import make_heads, require_heads
 from experiments.cifar100.metrics import score
 from experiments.launch import override
 from experiments.models import CifarResNet
@@ -92,8 +92,8 @@ class Finetuning:
 def _load(network: str, data_dir: str | None) -> Task:
     if network == "random":
         return _random_task()
-    body = problem._load_backbone(network, data_dir, 32).variables
-    archive = data_dir if problem._has_archive(data_dir) else None
+    body = problem.load_backbone(network, data_dir, 32).variables
+    archive = data_dir if problem.has_archive(data_dir) else None
     splits = load_cifar100(manual_dir=archive)
     depth = int(network.removeprefix("resnet"))
     train, test = Images(*splits.train[:2]), Images(*splits.test[:2])
@@ -196,11 +196,7 @@ def run(config: Finetuning, folder: str | Path, data_dir: str | None = None) -> 
       FileNotFoundError: data are missing; the message says what to fetch.
       ValueError: a head is unknown, or the folder holds another configuration.
     """
-    unknown = sorted({*config.heads} - {*HEADS})
-    if unknown:
-        raise ValueError(
-            f"unknown heads {', '.join(unknown)}; there are {', '.join(HEADS)}."
-        )
+    require_heads(config.heads)
     folder = record.open_run(folder, config)
     rows = list(_unfinished(config, folder))
     if not rows:

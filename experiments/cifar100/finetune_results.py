@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from experiments import plotting, record
 from experiments.cifar100.heads import HEADS, RANDOM, label_of
 from experiments.rul.metrics import epochs_to
-from lagrange_jax.plots import mean_interval, plot_band
+from experiments.tables import interval, markdown
+from lagrange_jax.plots import plot_band
 
 __all__ = ["Run", "best_runs", "draw", "make_table"]
 
@@ -57,17 +58,6 @@ def _baseline(runs: dict[str, dict[int, Run]]) -> str | None:
     """Returns the random head that trains to the lowest validation loss."""
     random = [head for head in runs if head in RANDOM]
     return min(random, key=lambda x: _lowest_loss([*runs[x].values()]), default=None)
-
-
-def _interval(values: Sequence[float], form: str) -> str:
-    """Mean and 95% t-interval over seeds; the values where they are but two."""
-    missed = sum(not np.isfinite(x) for x in values)
-    if missed:
-        return f"not reached ({missed} of {len(values)})"
-    if len(values) < 3:
-        return " / ".join(f"{value:{form}}" for value in values)
-    mean, half = mean_interval(values)
-    return f"{mean:{form}} ± {half:{form}}"
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[Run, Run], float]]] = {
@@ -118,7 +108,7 @@ def make_table(folder: Path) -> str:
         return "No random head has been trained yet.\n"
     name = label_of(baseline)
     header = ["first head", "learning rate", *(x.format(name) for x in _COLUMNS)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for head, by_seed in runs.items():
         pairs = [
             (run, runs[baseline][seed])
@@ -127,12 +117,12 @@ def make_table(folder: Path) -> str:
         ]
         if pairs:
             cells = [
-                _interval([value(*pair) for pair in pairs], form)
+                interval([value(*pair) for pair in pairs], form)
                 for form, value in _COLUMNS.values()
             ]
             rate = f"{pairs[0][0].row['learning_rate']:g}"
             lines.append([label_of(head), rate, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown(header, lines) + "\n"
 
 
 def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:

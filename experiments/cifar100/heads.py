@@ -22,6 +22,7 @@ __all__ = [
     "Head",
     "label_of",
     "make_heads",
+    "require_heads",
     "solve_path",
 ]
 
@@ -127,6 +128,15 @@ _LABELS = {
     "standardized": "unit-variance targets",
     "calibrated": "calibrated",
 }
+
+
+def require_heads(names: Sequence[str]) -> None:
+    """Refuses names that are no heads."""
+    unknown = sorted({*names} - {*HEADS})
+    if unknown:
+        raise ValueError(
+            f"unknown heads {', '.join(unknown)}; there are {', '.join(HEADS)}."
+        )
 
 
 def label_of(name: str) -> str:

@@ -14,7 +14,15 @@ from lagrange_jax.data import load_cifar100
 from lagrange_jax.data.cifar100_files import find_archive
 from lagrange_jax.data.manual_files import DATA_VARIABLE
 
-__all__ = ["BACKBONES", "Problem", "Split", "hold_out", "load_problem"]
+__all__ = [
+    "BACKBONES",
+    "Problem",
+    "Split",
+    "has_archive",
+    "hold_out",
+    "load_backbone",
+    "load_problem",
+]
 
 BACKBONES = {
     "efficientnet_lite0": "EfficientNet-Lite0 (ImageNet)",
@@ -97,8 +105,8 @@ def load_problem(
         raise ValueError(f"expected one of {', '.join(BACKBONES)}; got {backbone!r}.")
     if backbone == "synthetic":
         return _synthetic()
-    network = _load_backbone(backbone, data_dir, resolution)
-    images = load_cifar100(manual_dir=data_dir if _has_archive(data_dir) else None)
+    network = load_backbone(backbone, data_dir, resolution)
+    images = load_cifar100(manual_dir=data_dir if has_archive(data_dir) else None)
     train, test = (
         Split(extract_features(network, part.inputs, cache), part.targets)
         for part in (images.train, images.test)
@@ -109,7 +117,8 @@ def load_problem(
     return Problem(train, test, len(images.label_names))
 
 
-def _load_backbone(name: str, data_dir: str | None, resolution: int) -> Backbone:
+def load_backbone(name: str, data_dir: str | None, resolution: int) -> Backbone:
+    """Returns a backbone, or says which file of weights is missing."""
     file, source = _WEIGHTS[name]
     folder = data_dir or os.environ.get(DATA_VARIABLE)
     path = Path(folder or "").expanduser() / "pretrained" / file
@@ -125,7 +134,7 @@ def _load_backbone(name: str, data_dir: str | None, resolution: int) -> Backbone
     return cifar_resnet(path, int(name.removeprefix("resnet")))
 
 
-def _has_archive(data_dir: str | None) -> bool:
+def has_archive(data_dir: str | None) -> bool:
     """Whether a folder given for the weights holds the images too."""
     try:
         return data_dir is not None and find_archive(data_dir) is not None

@@ -10,7 +10,7 @@ import numpy as np
 from experiments import record
 from experiments.cifar100.heads import HEADS, RANDOM, label_of
 from experiments.rul.metrics import epochs_to
-from lagrange_jax.plots import mean_interval
+from experiments.tables import interval, markdown
 
 __all__ = ["Reference", "Trained", "make_tables", "read_trained", "reference_of"]
 
@@ -82,25 +82,6 @@ def reference_of(trained: dict[str, list[Trained]]) -> Reference | None:
     return Reference(head, best_rate(random[head]))
 
 
-def _interval(values: Sequence[float], form: str) -> str:
-    """Mean and 95% t-interval over seeds, or the values where there are but two.
-
-    Never a mean over what was not reached.
-    """
-    missed = sum(not np.isfinite(x) for x in values)
-    if missed:
-        return f"not reached ({missed} of {len(values)})"
-    if len(values) < 3:
-        return " / ".join(f"{value:{form}}" for value in values)
-    mean, half = mean_interval(values)
-    return f"{mean:{form}} ± {half:{form}}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _group(rows: Sequence[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
     groups = defaultdict(list)
     for row in rows:
@@ -133,7 +114,7 @@ def _first_step_table(rows: Sequence[dict[str, Any]]) -> str:
         label = f"scikit-learn's logistic regression, strength {row['strength']:g}"
         cells.append(_first_step_cells(label, [row]))
     header = ("head", "norm²", "training accuracy, %", "test accuracy, %", "test loss")
-    return _markdown(header, cells)
+    return markdown(header, cells)
 
 
 def _training_cells(
@@ -142,7 +123,7 @@ def _training_cells(
     rate = best_rate(some)
 
     def over_seeds(value: Callable[[Trained], float], form: str) -> str:
-        return _interval([value(x) for x in some], form)
+        return interval([value(x) for x in some], form)
 
     def epochs_to_loss(x):
         target = references[x.seed].validation_loss[:, at].min()
@@ -187,7 +168,7 @@ def _training_table(trained: dict[str, list[Trained]], rates: Sequence[float]) -
         for head, some in trained.items()
         if all(x.seed in references for x in some)
     ]
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def make_tables(folder: Path) -> str:

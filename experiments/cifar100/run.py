@@ -12,7 +12,13 @@ import numpy as np
 from experiments import record
 from experiments.cifar100.baselines import fit_logistic_regression
 from experiments.cifar100.config import Config
-from experiments.cifar100.heads import HEADS, RANDOM, Head, make_heads, solve_path
+from experiments.cifar100.heads import (
+    RANDOM,
+    Head,
+    make_heads,
+    require_heads,
+    solve_path,
+)
 from experiments.cifar100.metrics import score
 from experiments.cifar100.problem import Problem, hold_out, load_problem
 from experiments.cifar100.training import train_heads
@@ -117,14 +123,6 @@ def _tasks(config: Config) -> dict[str, tuple[str, Row]]:
     return tasks
 
 
-def _check_heads(config: Config) -> None:
-    unknown = sorted({*config.heads, *config.trained} - {*HEADS})
-    if unknown:
-        raise ValueError(
-            f"unknown heads {', '.join(unknown)}; there are {', '.join(HEADS)}."
-        )
-
-
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
     """Runs what the folder does not hold yet.
 
@@ -138,7 +136,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
       FileNotFoundError: data are missing; the message says what to fetch.
       ValueError: a head is unknown, or the folder holds another configuration.
     """
-    _check_heads(config)
+    require_heads([*config.heads, *config.trained])
     folder = record.open_run(folder, config)
     finished = {row["name"] for row in record.read_rows(folder)}
     tasks = {k: task for k, task in _tasks(config).items() if k not in finished}

@@ -10,7 +10,7 @@ import numpy as np
 from experiments import record
 from experiments.rul.methods import LABELS, METHODS
 from experiments.rul.metrics import epochs_to
-from lagrange_jax.plots import mean_interval
+from experiments.tables import interval
 
 __all__ = ["REFERENCE", "Result", "make_table", "read_results"]
 
@@ -92,37 +92,19 @@ def _epochs_to_reference(results: Results, result: Result, scale: float) -> floa
     return np.nan
 
 
-def _number(value: float, form: str) -> str:
-    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:{form}}"
-
-
-def _interval(values: Sequence[float], form: str) -> str:
-    """Mean and 95% t-interval over seeds, both values where there are but two.
-
-    Never a mean over what was not reached.
-    """
-    missed = sum(not np.isfinite(x) for x in values)
-    if missed:
-        return f"not reached ({missed} of {len(values)})"
-    if len(values) < 3:
-        return " / ".join(_number(value, form) for value in values)
-    mean, half = mean_interval(values)
-    return f"{_number(float(mean), form)} ± {_number(float(half), form)}"
-
-
 def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
     own = [_epochs_to_reference(results, x, scale) for x in some]
     references = {x.seed: x for x in results[REFERENCE, scale]}
     reference = [_epochs_to_reference(results, references[x.seed], scale) for x in some]
     saved = 100 * (1 - np.array(own) / np.array(reference))
-    return _interval(saved.tolist(), ".0f")
+    return interval(saved.tolist(), ".0f")
 
 
 def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
     scale = some[0].scale
 
     def over_seeds(value: Callable[[Result], float], form: str) -> str:
-        return _interval([value(x) for x in some], form)
+        return interval([value(x) for x in some], form)
 
     yield f"{np.mean([x.norm_sq for x in some]):.3g}"
     yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
