@@ -116,9 +116,10 @@ def plot_norm_landscape(
     style = {"color": COLOURS[0], **kwargs}
     (line,) = axes.plot(norms, losses, label=label, **style)
     axes.axvline(float(optimum), color="0.6", lw=1, ls=":", label="no constraint")
-    for solution in solutions:
-        norm_sq = float(jnp.sum(solution.kernel**2))
-        axes.plot(norm_sq, float(solution.objective), "o", color=COLOURS[1], ms=6)
+    if solutions:
+        squares = [float(jnp.sum(solution.kernel**2)) for solution in solutions]
+        objectives = [float(solution.objective) for solution in solutions]
+        axes.plot(squares, objectives, "o", color=COLOURS[1], ms=6, label="solved")
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel=r"squared norm of the head", ylabel="mean squared error")
     return line
@@ -157,12 +158,11 @@ def plot_spectrum(axes: Axes, spectrum: Spectrum, **kwargs: Any) -> Line2D:
 def plot_secular_function(
     axes: Axes,
     spectrum: Spectrum,
-    solution: HeadSolution | None = None,
-    *,
+    *solutions: HeadSolution,
     output: int | None = None,
     **kwargs: Any,
 ) -> Line2D:
-    r"""Draws $\psi(\mu) = \sum_i p_i^2 / (s_i + \mu)^2$ and the root that was taken.
+    r"""Draws $\psi(\mu) = \sum_i p_i^2 / (s_i + \mu)^2$ and the roots that were taken.
 
     The squared norm of the stationary point of multiplier $\mu$, with a pole at every
     $-s_i$ (grey). A norm may be reached many times; the global optimum is the one
@@ -171,7 +171,7 @@ def plot_secular_function(
     Args:
       axes: where to draw.
       spectrum: spectrum of the head's features and targets.
-      solution: a head solved on it, whose norm and multiplier are marked.
+      *solutions: heads solved on it, whose norms and multipliers are marked.
       output: which output, for a sphere an output; None for the sum over all of them,
         which is the equation of a single sphere.
       **kwargs: of `Axes.plot`.
@@ -182,21 +182,24 @@ def plot_secular_function(
     s = np.asarray(spectrum.eigenvalues, float)
     loads = np.asarray(spectrum.projections, float) ** 2
     loads = loads.sum(1) if output is None else loads[:, output]
-    width, end = s[-1] - s[0] or 1.0, 0.0
-    if solution is not None:
-        pair = solution.multiplier, solution.norm_sq
-        end, norm_sq = (float(x if output is None else x[output]) for x in pair)
-        axes.axhline(norm_sq, color="0.4", lw=0.8, ls="--")
-        axes.plot(end, norm_sq, "o", color=COLOURS[1], ms=6, zorder=3)
-    right = max(end, -s[0]) + 0.4 * width
+    width = s[-1] - s[0] or 1.0
+    pairs = [(x.multiplier, x.norm_sq) for x in solutions]
+    if output is not None:
+        pairs = [(roots[output], norms[output]) for roots, norms in pairs]
+    roots, wanted = np.array(pairs, float).reshape(-1, 2).T
+    right = max(0.0, -s[0], *roots) + 0.4 * width
     grid = np.linspace(-s[-1] - 0.1 * width, right, 4001)
     with np.errstate(divide="ignore"):
         norms = np.sum(loads / (s + grid[:, None]) ** 2, 1)
     for pole in -s:
         axes.axvline(pole, color="0.85", lw=0.6, zorder=0)
+    for norm_sq in wanted:
+        axes.axhline(norm_sq, color="0.4", lw=0.8, ls="--")
     axes.axvspan(-s[0], right, color=COLOURS[2], alpha=0.08, lw=0)
     (line,) = axes.plot(grid, norms, **{"color": COLOURS[0], "lw": 1, **kwargs})
-    axes.set(yscale="log", xlim=(grid[0], grid[-1]))
+    axes.plot(roots, wanted, "o", color=COLOURS[1], ms=6, zorder=3)
+    seen = [norms.min(), np.median(norms), *wanted]
+    axes.set(yscale="log", xlim=(grid[0], right), ylim=(min(seen) / 3, max(seen) * 300))
     axes.set(xlabel=r"multiplier $\mu$", ylabel=r"squared norm $\psi(\mu)$")
     return line
 
@@ -242,6 +245,9 @@ def plot_strength_map(
     edge = np.where(inside, np.nan, best.strength)
     axes.plot(sizes, edge, "o", mfc="none", mec="black", ms=5)
     axes.set(xscale="log", yscale="log", xlabel="examples", ylabel="strength")
+    shown = np.asarray(sizes)[:: -(-len(line) // 6)]  # more labels would overlap
+    axes.set_xticks(shown, [f"{size:g}" for size in shown])
+    axes.set_xticks([], minor=True)
     return mesh
 
 

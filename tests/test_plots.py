@@ -70,6 +70,7 @@ def test_landscape_has_its_least_loss_at_least_squares(axes, spectrum):
         losses.min(), lj.ridge_loss(spectrum, 0.0).sum(), rtol=1e-5
     )
     dot: Any = axes.lines[-1]
+    assert dot.get_label() == "solved"
     np.testing.assert_allclose(dot.get_xdata(), [0.7], rtol=1e-5)
     on_curve = np.exp(np.interp(np.log(0.7), np.log(norms), np.log(losses)))
     np.testing.assert_allclose(dot.get_ydata(), [on_curve], rtol=0.02)
@@ -80,11 +81,20 @@ def test_the_root_is_on_the_secular_function(axes, spectrum, output):
     norm_sq: Any = 1.0 if output is None else jnp.array([2.0, 1.0])
     head = solve(spectrum, norm_sq)
     line: Any = plots.plot_secular_function(axes, spectrum, head, output=output)
-    x, y = axes.lines[1].get_data()
+    x, y = axes.lines[-1].get_data()
     np.testing.assert_allclose(y, [1.0], rtol=1e-5)
     value = np.exp(np.interp(x, line.get_xdata(), np.log(line.get_ydata())))
     np.testing.assert_allclose(value, y, rtol=0.01)
     assert x[0] > -spectrum.eigenvalues[0]
+
+
+def test_all_roots_are_in_the_picture(axes, spectrum):
+    heads = [solve(spectrum, norm_sq) for norm_sq in (0.01, 1.0, 30.0)]
+    plots.plot_secular_function(axes, spectrum, *heads)
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), [0.01, 1, 30], rtol=1e-5)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = axes.lines[-1].get_data()
+    assert left < min(x) < max(x) < right and bottom < min(y) < max(y) < top
 
 
 def test_spectrum_is_descending_without_what_is_zero(axes):
@@ -111,3 +121,13 @@ def test_strength_map_follows_the_best_strength(axes):
     np.testing.assert_allclose(inside.get_ydata()[:2], [1e-1, 1e-2], rtol=1e-4)
     assert np.isnan(inside.get_ydata()[2])
     np.testing.assert_allclose(censored.get_ydata()[2], 1e-4)
+
+
+@pytest.mark.parametrize(("count", "labels"), [(3, 3), (6, 6), (14, 5)])
+def test_labels_of_sizes_do_not_crowd(axes, count, labels):
+    sizes = np.geomspace(8, 3240, count).astype(int)
+    losses = np.abs(np.arange(5.0) - 2)[:, None] + np.ones(count)
+    plots.plot_strength_map(axes, losses, np.logspace(-4, 0, 5), sizes)
+    texts = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(texts) == labels and texts[0] == "8"
+    assert len(axes.get_xticks(minor=True)) == 0
