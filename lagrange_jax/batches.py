@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lagrange_jax.checks import require_count, require_numbers, require_real
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["as_batch", "as_batches", "is_arrays"]
+__all__ = ["as_batch", "as_batches", "is_arrays", "require_examples"]
 
 
 def is_arrays(data: Any) -> bool:
@@ -37,6 +38,7 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
         different lengths.
       TypeError: if `data` is neither arrays nor an iterable.
     """
+    require_count("batch_size", batch_size)
     if is_arrays(data):
         return _from_arrays(as_batch(data), batch_size)
     if isinstance(data, Iterable) and not hasattr(data, "shape"):
@@ -47,12 +49,12 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
     )
 
 
-def as_batch(data: Any) -> Batch:
-    """Returns one `(inputs, targets[, weights])` as a `Batch` of JAX arrays.
+def require_examples(data: Any) -> Batch:
+    """Returns one `(inputs, targets[, weights])` as a `Batch` of what it holds.
 
     Raises:
-      ValueError: if there are no examples, lengths differ, or the weights are no
-        weights.
+      ValueError: if it is none.
+      TypeError: if it holds something else than numbers.
     """
     if not is_arrays(data):
         raise ValueError(
@@ -61,7 +63,23 @@ def as_batch(data: Any) -> Batch:
         )
     if hasattr(data, "targets"):  # a record: other fields are not weights
         data = (data.inputs, data.targets, getattr(data, "weights", None))
-    batch = Batch(*(jax.tree.map(jnp.asarray, part) for part in data))
+    batch = Batch(*data)
+    require_numbers("inputs", batch.inputs)
+    require_real("targets", batch.targets)
+    if batch.weights is not None:
+        require_real("weights", batch.weights)
+    return batch
+
+
+def as_batch(data: Any) -> Batch:
+    """Returns one `(inputs, targets[, weights])` as a `Batch` of JAX arrays.
+
+    Raises:
+      ValueError: if there are no examples, lengths differ, or the weights are no
+        weights.
+      TypeError: if it holds something else than numbers.
+    """
+    batch = jax.tree.map(jnp.asarray, require_examples(data))
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         raise ValueError(

@@ -3,13 +3,24 @@
 Only what is known while tracing is looked at: kind, dtype and shape.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["require_real", "require_record", "require_shapes"]
+__all__ = [
+    "require_callable",
+    "require_count",
+    "require_key",
+    "require_kind",
+    "require_numbers",
+    "require_real",
+    "require_record",
+    "require_shapes",
+]
 
 
 def require_real(name: str, value: Any, *, floating: bool = False) -> tuple[int, ...]:
@@ -36,6 +47,57 @@ def require_real(name: str, value: Any, *, floating: bool = False) -> tuple[int,
         found = type(value).__name__ if dtype is None else f"dtype {dtype}"
         raise TypeError(f"expected {name} as {wanted} numbers; got {found}.")
     return tuple(value.shape)
+
+
+def require_numbers(name: str, tree: Any) -> None:
+    """Refuses a pytree with leaves that no array of JAX can hold, such as text.
+
+    Args:
+      name: what the caller calls it.
+      tree: any pytree, such as the inputs of a network.
+
+    Raises:
+      TypeError: if a leaf is no array of numbers, complex ones included, or keys.
+    """
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        dtype = np.result_type(type(leaf)) if dtype is None else dtype
+        kinds = jnp.number, jnp.bool_, jax.dtypes.extended
+        if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            raise TypeError(f"expected {name} as arrays of numbers; got {leaf!r}.")
+
+
+def require_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is no integer known while tracing, or is less than `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} as an integer; got {value!r}.") from None
+    if number < least:
+        raise ValueError(f"expected {name} >= {least}; got {value}.")
+
+
+def require_callable(name: str, value: Any) -> None:
+    """Refuses what is no function."""
+    if not callable(value):
+        raise TypeError(f"expected {name} as a function; got {type(value).__name__}.")
+
+
+def require_kind(name: str, value: Any, kind: type) -> None:
+    """Refuses what is not of this class."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"expected {name} as {kind.__name__}; got {type(value).__name__}."
+        )
+
+
+def require_key(key: Any) -> None:
+    """Refuses what is no PRNG key; an old-style one is an array of uint32."""
+    dtype = getattr(key, "dtype", np.dtype(object))
+    if dtype != np.uint32 and not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"expected key as jax.random.key(...) makes it; got {type(key).__name__}."
+        )
 
 
 def require_shapes(dims: dict[str, str], arrays: dict[str, Any], **sizes: int) -> None:
@@ -83,10 +145,7 @@ def require_record(name: str, value: Any, kind: type) -> None:
       TypeError: if it is of another kind, or a field is no array of real numbers.
       ValueError: if the shapes of its fields do not agree.
     """
-    if not isinstance(value, kind):
-        raise TypeError(
-            f"expected {name} as {kind.__name__}; got {type(value).__name__}."
-        )
+    require_kind(name, value, kind)
     dims = {
         f"{name}.{field}": annotation.dim_str
         for field, annotation in kind.__annotations__.items()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lagrange_jax.checks import require_real
 from lagrange_jax.log_loss import as_probabilities, clean, is_distribution
 from lagrange_jax.moments import init_moments, update_moments
 from lagrange_jax.spectrum import Spectrum, decompose
@@ -51,6 +52,7 @@ def class_statistics(
       ValueError: if features or targets have the wrong shape.
     """
     features = batches.first.inputs
+    require_real("features", features)
     if features.ndim != 2:
         raise ValueError(f"expected features [n, d]; got shape {features.shape}.")
     dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32

@@ -194,7 +194,7 @@ def require_norm(norm_sq: Any, num_outputs: int) -> Float[Array, "*k"]:
 
 def require_relation(relation: str) -> None:
     """Refuses an unknown relation."""
-    if relation not in get_args(Relation):
+    if not isinstance(relation, str) or relation not in get_args(Relation):
         raise ValueError(
             f"expected relation to be one of {get_args(Relation)}; got {relation!r}."
         )

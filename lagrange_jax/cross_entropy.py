@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.checks import require_count, require_real, require_shapes
 from lagrange_jax.class_certificate import kkt_rows, status_of_classes
 from lagrange_jax.class_statistics import (
     ClassStatistics,
@@ -53,7 +54,7 @@ from lagrange_jax.quasi_newton import Point, minimize
 from lagrange_jax.solution import HeadSolution
 from lagrange_jax.types import Batches
 
-__all__ = ["fit_head", "solve_cross_entropy"]
+__all__ = ["fit_head", "require_search", "solve_cross_entropy"]
 
 # This share of the start is the tie-break: it seeds directions that data leave free.
 TIE_BREAK = 1e-3
@@ -113,6 +114,10 @@ def solve_cross_entropy(
         labels lie outside 0..k-1.
     """
     require_relation(relation)
+    require_search(label_smoothing, tolerance, max_passes)
+    require_count("batch_size", batch_size)
+    if tie_break is not None:
+        require_real("tie_break", tie_break)
     batches = None if is_arrays(examples) else as_batches(examples)
     batch = as_batch(examples) if batches is None else batches.first
     k = num_outputs_of(batch, num_outputs)
@@ -131,6 +136,13 @@ def solve_cross_entropy(
         )
     statistics = class_statistics(batches, k, use_bias, label_smoothing)
     return fit_head(batches, statistics, norm_sq, **options)
+
+
+def require_search(label_smoothing: Any, tolerance: Any, max_passes: Any) -> None:
+    """Refuses options of the search that are no numbers."""
+    numbers = dict(label_smoothing=label_smoothing, tolerance=tolerance)
+    require_shapes(dict.fromkeys(numbers, ""), numbers)
+    require_count("max_passes", max_passes)
 
 
 @partial(jax.jit, static_argnames=("num_outputs", "batch_size", "relation", "use_bias"))

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from jax.nn.initializers import Initializer
 
+from lagrange_jax.checks import require_shapes
+
 __all__ = ["negative_mean"]
 
 
@@ -27,6 +29,7 @@ def negative_mean(scale: Any = 8.0, std: Any = 0.1) -> Initializer:
       perceptrons with logistic activation function simply requires initializing the
       weights with an appropriate negative mean", Neural Networks 153, 2022.
     """
+    require_shapes(dict(scale="", std=""), dict(scale=scale, std=std))
 
     def init(key, shape, dtype=None, out_sharding=None):
         del out_sharding

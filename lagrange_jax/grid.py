@@ -12,8 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
+from lagrange_jax.checks import (
+    require_callable,
+    require_count,
+    require_kind,
+    require_numbers,
+    require_shapes,
+)
 from lagrange_jax.grid_plan import (
     AXIS,
+    GridPlan,
     bytes_per_device,
     check_names,
     merge_parts,
@@ -21,7 +29,7 @@ from lagrange_jax.grid_plan import (
     run_part,
 )
 
-__all__ = ["Grid", "GridResult", "chunk_size_for", "make_mesh", "run_grid"]
+__all__ = ["Grid", "GridResult", "chunk_size_for", "make_mesh", "plan_of", "run_grid"]
 
 
 class Grid(NamedTuple):
@@ -115,10 +123,11 @@ def run_grid(
     Raises:
       ValueError: if `together` names an axis that the grid does not have.
     """
-    mesh = make_mesh() if mesh is None else mesh
-    plan = plan_grid(train, grid.axes, mesh, together)
-    total = plan.total
-    chunk = -(-min(chunk_size or total, total) // mesh.size) * mesh.size
+    plan = plan_of(train, grid, mesh, together)
+    total, size = plan.total, plan.mesh.size
+    chunk_size = total if chunk_size is None else chunk_size
+    require_count("chunk_size", chunk_size)
+    chunk = -(-min(chunk_size, total) // size) * size
     parts = []
     for start in range(0, total, chunk):
         stop = min(start + chunk, total)
@@ -156,15 +165,15 @@ def chunk_size_for(
     Raises:
       ValueError: if one combination a device is too much already.
     """
-    mesh = make_mesh() if mesh is None else mesh
-    plan = plan_grid(train, grid.axes, mesh, together)
-    most = -(-plan.total // mesh.size)
+    require_shapes({"memory_limit": ""}, {"memory_limit": memory_limit})
+    plan = plan_of(train, grid, mesh, together)
+    most = -(-plan.total // plan.mesh.size)
     least_bytes, most_bytes = bytes_per_device(plan, 1), bytes_per_device(plan, most)
-    if least_bytes > memory_limit:
+    if not memory_limit >= least_bytes:  # NaN is not, either
         raise ValueError(
-            f"expected a limit of at least {least_bytes} bytes, what one combination a "
-            f"device takes; got {memory_limit}. Return less from the function, or "
-            "leave axes out of `together`."
+            f"expected a memory_limit of at least {least_bytes} bytes, what one "
+            f"combination a device takes; got {memory_limit}. Return less from the "
+            "function, or leave axes out of `together`."
         )
     if most_bytes <= memory_limit:
         return plan.total
@@ -173,10 +182,31 @@ def chunk_size_for(
     size = 1 + int(share * (most - 1))
     while size > 1 and (found := bytes_per_device(plan, size)) > memory_limit:
         size = max(1, min(size - 1, int(size * memory_limit / found)))
-    return size * mesh.size
+    return size * plan.mesh.size
+
+
+def plan_of(
+    train: Callable[..., Any],
+    grid: Grid,
+    mesh: Mesh | None,
+    together: Sequence[str] | None,
+) -> GridPlan:
+    """Returns the plan of a grid on a mesh, or on all devices.
+
+    Raises:
+      TypeError: if an argument is of another kind.
+      ValueError: if `together` names an axis that the grid does not have.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    require_callable("train", train)
+    require_kind("grid", grid, Grid)
+    require_kind("mesh", mesh, Mesh)
+    require_kind("together", () if together is None else together, Sequence)
+    return plan_grid(train, grid.axes, mesh, together)
 
 
 def _as_axis(name, values):
+    require_numbers(f"axis {name!r}", values)
     values = jnp.asarray(values) if isinstance(values, list) else values
     values = jax.tree.map(jnp.asarray, values)
     lengths = {x.shape[:1] for x in jax.tree.leaves(values)}

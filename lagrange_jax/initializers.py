@@ -12,11 +12,25 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, orthogonal
 
-from lagrange_jax.batches import as_batches, is_arrays
+from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.checks import (
+    require_callable,
+    require_count,
+    require_key,
+    require_kind,
+    require_shapes,
+)
 from lagrange_jax.params import get_layer, set_layer
 from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
 
-__all__ = ["chain", "initialize", "lsuv", "reinitialize", "require_batches"]
+__all__ = [
+    "chain",
+    "initialize",
+    "lsuv",
+    "reinitialize",
+    "require_batches",
+    "require_initialize",
+]
 
 
 def chain(*transforms: InitTransform) -> InitTransform:
@@ -28,6 +42,8 @@ def chain(*transforms: InitTransform) -> InitTransform:
     Returns:
       An init transform whose info is the tuple of their infos, in order.
     """
+    for transform in transforms:
+        require_callable("transform", transform)
 
     def init(key, model, variables, batches):
         infos = []
@@ -52,6 +68,7 @@ def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTr
     Returns:
       An init transform without info (None).
     """
+    require_callable("kernel_init", kernel_init)
 
     def init(key, model, variables, batches):
         del batches
@@ -86,6 +103,7 @@ def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransf
     References:
       D. Mishkin, J. Matas, "All you need is a good init", ICLR 2016.
     """
+    require_shapes({"std": ""}, {"std": std})
     draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
 
     def init(key, model, variables, batches):
@@ -169,10 +187,20 @@ def initialize(
       >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
       >>> lj.check(info)  # raises if a head could not be solved
     """
+    require_initialize(key, model, init, batch_size)
     if batches is None or is_arrays(batches):
-        return _initialize(key, batches, model, init, batch_size)
+        data = None if batches is None else as_batch(batches)
+        return _initialize(key, data, model, init, batch_size)
     variables = jax.jit(model.init)(key)
     return init(_transform_key(key), model, variables, as_batches(batches))
+
+
+def require_initialize(key: Any, model: Any, init: Any, batch_size: Any) -> None:
+    """Refuses arguments of `initialize` that are of another kind."""
+    require_key(key)
+    require_kind("model", model, Model)
+    require_callable("init", init)
+    require_count("batch_size", batch_size)
 
 
 def _transform_key(key):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lagrange_jax.batches import as_batches
 from lagrange_jax.class_statistics import class_statistics
 from lagrange_jax.constraints import Constraint
-from lagrange_jax.cross_entropy import fit_head
+from lagrange_jax.cross_entropy import fit_head, require_search
 from lagrange_jax.initializers import require_batches
 from lagrange_jax.least_squares import solve_spectrum
 from lagrange_jax.loss_bound import loss_within
@@ -80,19 +80,21 @@ def lagrange(
             "expected a constraint, such as forward_variance() or weight_norm(1.0); "
             f"got {constraint!r}."
         )
-    if loss == "squared_error":
+    is_name = isinstance(loss, str) and loss in ("squared_error", "cross_entropy")
+    if not is_name and not isinstance(loss, CrossEntropy):
+        raise ValueError(
+            "expected loss to be 'squared_error', 'cross_entropy' or "
+            f"CrossEntropy(...); got {loss!r}."
+        )
+    if is_name and loss == "squared_error":
         if isinstance(constraint, CrossValidation):
             raise ValueError(
                 "cross_validated_norm() needs loss='cross_entropy'. For squared error "
                 "gcv_norm() or loss_within() choose the norm from the spectrum."
             )
         return _squared_error(loss_within() if constraint is None else constraint)
-    options = CrossEntropy() if loss == "cross_entropy" else loss
-    if not isinstance(options, CrossEntropy):
-        raise ValueError(
-            "expected loss to be 'squared_error', 'cross_entropy' or "
-            f"CrossEntropy(...); got {loss!r}."
-        )
+    options = CrossEntropy() if isinstance(loss, str) else loss
+    require_search(options.label_smoothing, options.tolerance, options.max_passes)
     constraint = cross_validated_norm() if constraint is None else constraint
     if isinstance(constraint, Constraint) and constraint.exact:
         raise ValueError("exact=True needs loss='squared_error'; got cross-entropy.")

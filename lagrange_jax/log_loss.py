@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from lagrange_jax.checks import require_count
 from lagrange_jax.linalg import dot
 from lagrange_jax.types import Batch, Batches
 
@@ -184,6 +185,7 @@ def num_outputs_of(batch: Batch, num_outputs: int | None) -> int:
                 "num_outputs=1 for a binary head."
             )
         return targets.shape[1]
+    require_count("num_outputs", num_outputs)
     if not is_label or isinstance(targets, Tracer) or isinstance(weights, Tracer):
         return num_outputs
     used = np.asarray(targets) if weights is None else targets[np.asarray(weights) > 0]

@@ -21,6 +21,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from lagrange_jax.checks import require_callable, require_kind
 from lagrange_jax.grid import Grid, GridResult, run_grid
 from lagrange_jax.objective import LossFn, Objective, example_losses
 from lagrange_jax.params import get_layer, set_layer
@@ -127,6 +128,8 @@ def make_mlp_objective(
     Raises:
       ValueError: if the network is not of this form.
     """
+    require_kind("model", model, Model)
+    require_callable("activation", activation)
     _check_form(model, activation)
     value_and_grad = _make_value_and_grad(loss_fn, activation)
 

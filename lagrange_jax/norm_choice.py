@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax.batches import as_batches
+from lagrange_jax.checks import require_count, require_shapes
 from lagrange_jax.class_statistics import ClassStatistics, class_statistics, curvature
 from lagrange_jax.constraints import Relation, require_norm, require_relation
 from lagrange_jax.cross_entropy import fit_head
@@ -69,15 +70,12 @@ def cross_validated_norm(
         two folds are asked for, or the relation is unknown.
     """
     require_relation(relation)
-    if num_folds < 2:
-        raise ValueError(f"expected num_folds >= 2; got {num_folds}.")
+    require_count("num_folds", num_folds, least=2)
     if norm_sq is not None:
-        norm_sq = jnp.asarray(norm_sq)
-        if norm_sq.ndim != 1 or len(norm_sq) < 3:
-            raise ValueError(
-                f"expected at least three norms [m]; got shape {norm_sq.shape}."
-            )
-        require_norm(norm_sq, len(norm_sq))
+        require_shapes({"norm_sq": "m"}, {"norm_sq": norm_sq})
+        norm_sq = require_norm(norm_sq, len(norm_sq))
+        if len(norm_sq) < 3:
+            raise ValueError(f"expected at least three norm_sq; got {len(norm_sq)}.")
     return CrossValidation(norm_sq, num_folds, relation)
 
 

@@ -9,9 +9,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax.batches import as_batch, as_batches
+from lagrange_jax.checks import require_count, require_real, require_shapes
 from lagrange_jax.class_statistics import class_statistics
 from lagrange_jax.constraints import Relation, require_norm, require_relation
-from lagrange_jax.cross_entropy import fit_head
+from lagrange_jax.cross_entropy import fit_head, require_search
 from lagrange_jax.log_loss import make_log_loss, num_outputs_of
 from lagrange_jax.solution import HeadSolution
 from lagrange_jax.types import Batch
@@ -74,13 +75,16 @@ def cross_entropy_path(
       ValueError: if shapes do not agree or a norm is not positive.
     """
     require_relation(relation)
+    require_search(label_smoothing, tolerance, max_passes)
+    require_count("batch_size", batch_size)
     batch = as_batch(examples)
     k = num_outputs_of(batch, num_outputs)
-    norm_sq = jnp.asarray(norm_sq)
-    if norm_sq.ndim != 1:
-        raise ValueError(f"expected norms [m]; got shape {norm_sq.shape}.")
-    require_norm(norm_sq, len(norm_sq))
-    validation = None if validation is None else as_batch(validation)
+    require_shapes({"norm_sq": "m"}, {"norm_sq": norm_sq})
+    require_count("the number of norm_sq", len(norm_sq))
+    norm_sq = require_norm(norm_sq, len(norm_sq))
+    if validation is not None:
+        validation = as_batch(validation)
+        require_real("validation features", validation.inputs)
     return _path(
         batch,
         norm_sq,

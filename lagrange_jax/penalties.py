@@ -47,6 +47,8 @@ __all__ = [
     "elastic_net_penalty",
     "l1_penalty",
     "l2_penalty",
+    "require_fit",
+    "require_strengths",
 ]
 
 Strength = PyTree[ArrayLike | optax.Schedule]
@@ -190,7 +192,7 @@ def elastic_net_penalty(
     """
 
     def value(zero: jax.Array, w: jax.Array, s1: jax.Array, s2: jax.Array) -> jax.Array:
-        _require_fit(w, s1, s2)
+        require_fit(w, s1, s2)
         return zero + jnp.sum(s1 * jnp.abs(w) + 0.5 * s2 * w**2)
 
     for leaf in jax.tree.leaves((strength_l1, strength_l2)):
@@ -213,14 +215,12 @@ def penalize(
     """
 
     def checked(update: jax.Array, param: jax.Array, *strengths: jax.Array):
-        _require_fit(param, *strengths)
+        require_fit(param, *strengths)
         return function(update, param, *strengths)
 
     leaves = jax.tree.leaves(strengths, is_leaf=callable)
     scheduled = any(map(callable, leaves))
-    for leaf in leaves:
-        if not callable(leaf):
-            require_real("strength and learning_rate", leaf)
+    require_strengths(strengths)
 
     def init(params: optax.Params) -> optax.OptState:
         del params
@@ -242,7 +242,14 @@ def penalize(
     return optax.GradientTransformation(init, update)
 
 
-def _require_fit(param: jax.Array, *strengths: jax.Array) -> None:
+def require_strengths(strengths: Any) -> None:
+    """Refuses leaves that are neither real numbers nor schedules."""
+    for leaf in jax.tree.leaves(strengths, is_leaf=callable):
+        if not callable(leaf):
+            require_real("strength and learning_rate", leaf)
+
+
+def require_fit(param: jax.Array, *strengths: jax.Array) -> None:
     """Refuses strengths that are neither numbers nor fit the parameter."""
     for strength in strengths:
         pairs = zip(jnp.shape(strength)[::-1], param.shape[::-1], strict=False)

@@ -41,8 +41,15 @@ import optax
 from jax.typing import ArrayLike
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it.
 
+from lagrange_jax.checks import require_shapes
 from lagrange_jax.masks import Mask, map_selected
-from lagrange_jax.penalties import Strength, at_count, penalize
+from lagrange_jax.penalties import (
+    Strength,
+    at_count,
+    penalize,
+    require_fit,
+    require_strengths,
+)
 
 __all__ = ["prox_elastic_net", "prox_l1", "proximal_adam"]
 
@@ -124,6 +131,9 @@ def proximal_adam(
     Returns:
       A transform with the state of `optax.scale_by_adam`.
     """
+    require_strengths((strength_l1, strength_l2))
+    if not callable(learning_rate):
+        require_shapes({"learning_rate": ""}, {"learning_rate": learning_rate})
     adam = optax.scale_by_adam(b1, b2, eps, eps_root)
 
     def update(
@@ -157,6 +167,7 @@ def _prox(
 
     At an exact zero that is `-param`, so that `optax.apply_updates` gives 0.
     """
+    require_fit(param, strength_l1, strength_l2)
     target = param + update
     size = jnp.maximum(jnp.abs(target) - step * strength_l1, 0.0)
     return jnp.sign(target) * size / (1.0 + step * strength_l2) - param

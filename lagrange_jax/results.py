@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from lagrange_jax.checks import require_kind
 from lagrange_jax.grid import GridResult
 from lagrange_jax.solution import HeadSolution, Status
 
@@ -55,6 +56,7 @@ def to_rows(
     Raises:
       ValueError: if a field is unknown.
     """
+    require_kind("result", result, GridResult)
     values = _named_values(result.values, fields)
     axes = {name: _coordinates(axis) for name, axis in result.axes.items()}
     for index in itertools.product(*(range(len(axis)) for axis in axes.values())):
@@ -115,6 +117,7 @@ def to_xarray(
     """
     import xarray
 
+    require_kind("result", result, GridResult)
     variables = {}
     for name, array in _named_values(result.values, fields).items():
         rest = array.ndim - len(result.axes)

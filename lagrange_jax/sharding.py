@@ -17,7 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.batches import as_batch, as_batches, is_arrays, require_examples
+from lagrange_jax.checks import require_kind, require_record, require_shapes
+from lagrange_jax.initializers import require_initialize
 from lagrange_jax.moments import Moments, all_reduce_moments, compute_moments
 from lagrange_jax.processes import (
     PROCESS,
@@ -53,10 +55,10 @@ def shard_batch(data: Any, mesh: Mesh) -> Batch:
     Raises:
       ValueError: if the data are no batch, see `as_batch`.
     """
-    if hasattr(data, "targets"):  # a record: other fields are not weights
-        data = (data.inputs, data.targets, getattr(data, "weights", None))
+    require_kind("mesh", mesh, Mesh)
+    data = require_examples(data)
     like = jax.eval_shape(as_batch, data)
-    batch = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), Batch(*data), like)
+    batch = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), data, like)
     processes = len({device.process_index for device in mesh.devices.flat})
     sizes = _gather_sizes(batch) if processes > 1 else [len(batch.targets)]
     devices = mesh.size // processes
@@ -92,6 +94,9 @@ def sharded_moments(
     Raises:
       ValueError: if shapes do not agree, or the devices do not divide the rows.
     """
+    require_kind("mesh", mesh, Mesh)
+    arrays = dict(features=features, targets=targets, weights=weights)
+    require_shapes(dict(features="n d", targets="n k", weights="n"), arrays)
     _check_rows(targets, mesh)
     return _sharded_moments(features, targets, weights, mesh)
 
@@ -107,6 +112,7 @@ def all_reduce_processes(moments: Moments) -> Moments:
     Returns:
       The moments of the whole data set, on each process.
     """
+    require_record("moments", moments, Moments)
     if jax.process_count() == 1:
         return moments
     mesh = process_mesh()
@@ -152,11 +158,13 @@ def initialize_sharded(
       ValueError: if data do not fit the model or the mesh, or the transform folds
         something that is not `Moments`.
     """
+    require_initialize(key, model, init, batch_size)
     if not is_arrays(batches):
         variables, stream = jax.jit(model.init)(key), _stream(batches)
         return init(_transform_key(key), model, variables, stream)
     if mesh is None:
         mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
+    require_kind("mesh", mesh, Mesh)
     devices = set(mesh.devices.flat)
     targets = batches[1]
     lies = isinstance(targets, jax.Array) and targets.sharding.device_set == devices

@@ -19,9 +19,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh
 
+from lagrange_jax.checks import require_count
 from lagrange_jax.chunk_store import Chunk, open_folder, read_chunks, save_chunk
-from lagrange_jax.grid import Grid, GridResult, make_mesh
-from lagrange_jax.grid_plan import GridPlan, merge_parts, plan_grid, run_part
+from lagrange_jax.grid import Grid, GridResult, plan_of
+from lagrange_jax.grid_plan import GridPlan, merge_parts, run_part
 from lagrange_jax.processes import from_first
 
 __all__ = ["run_sweep"]
@@ -64,10 +65,8 @@ def run_sweep(
       OSError: if the folder cannot be written or is full, or another run is at work
         in it. Finished chunks are safe.
     """
-    if chunk_size < 1:
-        raise ValueError(f"expected a chunk_size of at least 1; got {chunk_size}.")
-    mesh = make_mesh() if mesh is None else mesh
-    plan, path = plan_grid(train, grid.axes, mesh, together), Path(folder)
+    require_count("chunk_size", chunk_size)
+    plan, path = plan_of(train, grid, mesh, together), Path(folder)
     size = min(chunk_size, plan.total)
     configuration, like = _trace(plan)
     structs, structure = jax.tree.flatten(jax.eval_shape(_to_data, like))

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from lagrange_jax.batches import as_batch
+from lagrange_jax.checks import require_callable, require_count, require_kind
 from lagrange_jax.initializers import chain, initialize
 from lagrange_jax.objective import LossFn, Objective, make_objective
 from lagrange_jax.params import get_layer
@@ -127,6 +128,7 @@ def make_train(
       ValueError: if not exactly one of `num_epochs` and `num_steps` is given, or
         `record_every` does not divide it.
     """
+    _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size)
     length, record_every = _check_schedule(num_epochs, num_steps, record_every)
     objective = objective or make_objective(model, loss_fn, block_size)
 
@@ -167,18 +169,31 @@ def make_train(
     return train
 
 
+def _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size):
+    require_kind("model", model, Model)
+    require_callable("loss_fn", loss_fn)
+    require_callable("optimizer_fn", optimizer_fn)
+    if init is not None:
+        require_callable("init", init)
+    if batch_size is not None:
+        require_count("batch_size", batch_size)
+    require_count("block_size", block_size)
+
+
 def _check_schedule(num_epochs, num_steps, record_every):
     if (num_epochs is None) == (num_steps is None):
         raise ValueError(
             "expected exactly one of num_epochs and num_steps; got "
             f"num_epochs={num_epochs}, num_steps={num_steps}."
         )
-    length = num_epochs or num_steps or 0
+    length = (num_steps if num_epochs is None else num_epochs) or 0
     record_every = length if record_every is None else record_every
-    if length < 1 or record_every < 1 or length % record_every:
+    require_count("num_epochs or num_steps", length)
+    require_count("record_every", record_every)
+    if length % record_every:
         raise ValueError(
-            f"expected record_every to divide the {length} epochs or steps, both at "
-            f"least 1; got {record_every}."
+            f"expected record_every to divide the {length} epochs or steps; got "
+            f"{record_every}."
         )
     return length, record_every
 

@@ -79,5 +79,5 @@ def test_mistakes_are_named(arguments, message):
 
 
 def test_norms_of_a_path_are_a_row():
-    with pytest.raises(ValueError, match=r"norms \[m\]"):
+    with pytest.raises(ValueError, match=r"norm_sq of shape \[m\]"):
         lj.cross_entropy_path(digits()[0], jnp.array(1.0), num_outputs=10)
