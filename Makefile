@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: setup demo test lint types check docs clean
+.PHONY: setup demo test lint types check docs notebooks clean
 
 setup: .venv/.installed
 
@@ -24,6 +24,10 @@ docs: .venv/.docs
 .venv/.docs: .venv/.installed
 	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
+
+# The notebooks' address, from pyproject.toml, and their pairs of script and notebook.
+notebooks: setup
+	$(BIN)/python -m experiments.sync_notebooks
 
 lint: setup
 	$(BIN)/ruff check .

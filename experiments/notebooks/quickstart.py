@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,16 +28,24 @@
 import importlib.util
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 REPOSITORY = "git+https://github.com/OWNER/lagrange_jax"  # or file:///path/of/checkout
 if importlib.util.find_spec("lagrange_jax") is None:
+    if "/OWNER/" in REPOSITORY:
+        raise SystemExit(
+            "lagrange_jax is not installed here, and this notebook does not know its "
+            "address. Set REPOSITORY, in this cell, and run the cell again."
+        )
+    found = {x.name: x.version for x in distributions() if x.name in ("jax", "jaxlib")}
     pins = Path("jax-pins.txt")
-    pins.write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib")))
+    pins.write_text("".join(f"{name}=={there}\n" for name, there in found.items()))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(pins)]
-    library = f"lagrange-jax[plots] @ {REPOSITORY}"
-    subprocess.run([*pip, library, "scikit-learn"], check=True)
+    command = [*pip, f"lagrange-jax[plots] @ {REPOSITORY}", "scikit-learn"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"pip could not install {REPOSITORY}:\n{done.stderr}")
 
 # %%
 import os
