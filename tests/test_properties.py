@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import lagrange_jax as lj
 from tests import oracles
@@ -157,6 +158,66 @@ def test_parameters_are_solved_or_left_alone(name, arrays):
     assert all(np.all(np.isfinite(leaf)) for leaf in found.values())
     if info.status == lj.Status.SUCCESS:
         np.testing.assert_array_equal(found["kernel"], info.kernel)
+    else:
+        np.testing.assert_array_equal(found["kernel"], random["kernel"])
+        np.testing.assert_array_equal(found["bias"], random["bias"])
+
+
+@st.composite
+def classified(draw) -> Any:
+    """Labels in place of targets: of classes that may be missing, or of none."""
+    features, targets, weights = draw(data())
+    k = targets.shape[1]
+    labels = targets[:, 0] > 0 if k == 1 else targets.argmax(1)
+    labels = np.asarray(labels, np.int32)
+    if draw(st.integers(0, 9)) == 0:
+        labels[0] = draw(st.sampled_from([-1, 2]))
+    return features, labels, weights, k
+
+
+def certified_classes(features, labels, weights, solution):
+    """A success is finite, on the sphere and stationary in double precision."""
+    for leaf in solution:
+        assert np.all(np.isfinite(leaf.astype(float)))
+    kernel, bias = solution.kernel.astype(float), solution.bias.astype(float)
+    assert np.abs((kernel**2).sum() / NORM_SQ - 1) <= 64 * EPS and solution.is_global
+    used = weights > 0
+    x, labels, a = features[used].astype(float), labels[used], weights[used] / 1.0
+    a = a.astype(float) / a.sum(dtype=float)
+    centred = x - a @ x
+    if kernel.shape[1] == 1:  # sigmoid is the softmax of (0, z)
+        targets = labels[:, None].astype(float)
+        log_p = -np.logaddexp(0, (1 - 2 * targets) * (x @ kernel + bias))[:, 0]
+        p = scipy.special.expit(x @ kernel + bias)
+    else:
+        targets = np.eye(kernel.shape[1])[labels]
+        log_p = scipy.special.log_softmax(x @ kernel + bias, axis=1)
+        p, log_p = np.exp(log_p), log_p[np.arange(len(labels)), labels]
+    # What rounding of the features leaves of the logits.
+    rounding = 64 * EPS * (1 + np.abs(x).max() * np.sqrt(NORM_SQ))
+    assert np.abs(solution.objective + a @ log_p) <= rounding
+    gradient = centred.T @ (a[:, None] * (p - targets))
+    pull = 2 * solution.multiplier.astype(float) * kernel
+    cross = centred.T @ (a[:, None] * targets)
+    size = np.linalg.norm(cross) + np.linalg.norm(pull)
+    residual = np.linalg.norm(gradient + pull)
+    assert residual <= 2e-5 * size + rounding * np.abs(centred).max()
+
+
+NORM_SQ = 4.0
+CLASSES = lj.lagrange(lj.weight_norm(NORM_SQ, per_output=False), loss="cross_entropy")
+
+
+@settings(max_examples=100)
+@hypothesis.given(classified())
+def test_a_class_head_is_certified_or_left_alone(arrays):
+    *arrays, k = arrays
+    model, key = MODELS[arrays[0].shape[1], k], jax.random.key(0)
+    variables, info = lj.initialize(key, model, CLASSES, tuple(arrays))
+    found, random = variables["params"], model.init(key)["params"]
+    if info.status == lj.Status.SUCCESS:
+        np.testing.assert_array_equal(found["kernel"], info.kernel)
+        certified_classes(*arrays, jax.tree.map(np.asarray, info))
     else:
         np.testing.assert_array_equal(found["kernel"], random["kernel"])
         np.testing.assert_array_equal(found["bias"], random["bias"])
