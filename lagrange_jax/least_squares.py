@@ -209,7 +209,7 @@ def unit_tie_break(
     kernel: Float[ArrayLike, "d k"] | None, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "d k"]:
     """Returns a tie-break with unit columns; random where there is none or a zero."""
-    default = jax.random.normal(jax.random.key(0), shape, dtype)
+    default = jax.random.uniform(jax.random.key(0), shape, dtype, minval=-1)
     if kernel is None:
         kernel = default
     kernel = lax.stop_gradient(jnp.asarray(kernel, dtype))

@@ -4,6 +4,7 @@ Householder reflections take a matrix there in half of the time of an eigendecom
 or less; after that a solve takes O(d).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["Tridiagonal", "extreme_eigenvalues", "tridiagonalize"]
+__all__ = ["Factored", "Tridiagonal", "extreme_eigenvalues", "tridiagonalize"]
 
 # Shifts tried at once to enclose an eigenvalue.
 NUM_SECTIONS = 128
@@ -48,16 +49,46 @@ class Tridiagonal(NamedTuple):
         product = product.at[1:].add(beside * kernel[:-1])
         return product.at[:-1].add(beside * kernel[1:])
 
-    def solve(self, shift: Float[Array, "1 m"], kernel: Float[Array, "d k"]) -> Array:
-        r"""Returns $(T + \text{shift}\, I)^{-1}$ times the kernel, column by column."""
-        shift = jnp.broadcast_to(shift, (1, kernel.shape[1]))
-        diagonal = self.diagonal[None] + shift.T
-        before, after = jnp.pad(self.beside, (1, 0)), jnp.pad(self.beside, (0, 1))
-        before, after = (
-            jnp.broadcast_to(beside[None], diagonal.shape) for beside in (before, after)
-        )
-        rows = kernel.T[..., None]
-        return lax.linalg.tridiagonal_solve(before, diagonal, after, rows)[..., 0].T
+    def factor(self, shift: Float[Array, "1 m"]) -> "Factored":
+        r"""Returns $T + \text{shift}\, I$ in factors, for each of the shifts.
+
+        The shifted matrices must be positive definite: nothing is pivoted.
+        """
+        shift, beside = shift[0], jnp.pad(self.beside, (1, 0))
+
+        def eliminate(pivot, entry):
+            pivot = entry[0] + shift - entry[1] / pivot
+            return pivot, pivot
+
+        entries = self.diagonal, beside**2
+        _, pivots = lax.scan(eliminate, jnp.ones_like(shift), entries)
+        return Factored(pivots, beside[1:, None] / pivots[:-1])
+
+
+class Factored(NamedTuple):
+    r"""A tridiagonal matrix as $L D L^T$ with unit lower bidiagonal $L$.
+
+    Attributes:
+      pivots: $D$, one column a matrix.
+      multipliers: the entries of $L$ next to the diagonal.
+    """
+
+    pivots: Float[Array, "d m"]
+    multipliers: Float[Array, "d-1 m"]
+
+    def solve(self, kernel: Float[Array, "d k"]) -> Float[Array, "d k"]:
+        """Returns the inverse times the kernel; all columns go in step."""
+
+        def substitute(before, entry):
+            after = entry[0] - entry[1] * before
+            return after, after
+
+        start = jnp.zeros_like(kernel[0])
+        run = functools.partial(lax.scan, substitute, start)
+        _, rows = run((kernel, jnp.pad(self.multipliers, ((1, 0), (0, 0)))))
+        rows = rows / self.pivots
+        back = jnp.pad(self.multipliers, ((0, 1), (0, 0)))
+        return run((rows, back), reverse=True)[1]
 
 
 def tridiagonalize(matrix: Float[Array, "d d"]) -> Tridiagonal:

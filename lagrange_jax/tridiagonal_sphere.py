@@ -99,17 +99,19 @@ def _on_sphere(matrix, low, high, loads, wanted, tie_break):
     top = jnp.maximum(jnp.abs(low), jnp.abs(high))
     eps = jnp.finfo(top.dtype).eps
     smallest = SMALLEST_SHIFT * eps * jnp.where(top > 0, top, 1)
-    solve = lambda theta, rows: matrix.solve(theta - low, rows)  # noqa: E731
-    ratio = functools.partial(_ratio, solve, loads, wanted)
+    factor = lambda theta: matrix.factor(jnp.atleast_2d(theta - low))  # noqa: E731
+    ratio = functools.partial(_ratio, factor, loads, wanted)
     # A solution is no longer than its load over theta.
     theta, is_beyond = _root(ratio, smallest, 1 / wanted)
 
-    point = solve(theta, loads) / wanted
-    onward = solve(theta, point)
+    factored = factor(theta)
+    point = factored.solve(loads) / wanted
+    onward = factored.solve(point)
 
     def bottom(rows):
+        factored = factor(smallest)
         for _ in range(NUM_INVERSE_STEPS):
-            rows = smallest * solve(smallest, rows)
+            rows = smallest * factored.solve(rows)
         return rows
 
     def beyond():
@@ -146,16 +148,17 @@ def _extended(point, onward, like):
     return point / column_length(point, like)
 
 
-def _ratio(solve, loads, wanted, theta):
+def _ratio(factor, loads, wanted, theta):
     """Wanted over found length, concave and rising in theta, and a left bound.
 
     That is where the tangent reaches one.
     """
-    point = solve(theta, loads)
+    factored = factor(theta)
+    point = factored.solve(loads)
     length = column_length(point, wanted)
     length = jnp.where(length > 0, length, jnp.finfo(length.dtype).tiny)
     point = point / length
-    slope = column_sum(point * solve(theta, point), wanted)
+    slope = column_sum(point * factored.solve(point), wanted)
     step = (length / wanted - 1) / jnp.where(slope > 0, slope, 1)
     return wanted / length, theta + step
 
@@ -209,7 +212,8 @@ def _unconstrained(matrix, high, loads):
     """
     eps = jnp.finfo(loads.dtype).eps
     shift = jnp.where(high > 0, eps * len(loads) * high, 1).reshape(1, 1)
-    first = matrix.solve(shift, loads)
-    second = shift * matrix.solve(shift, first)
-    third = shift * matrix.solve(shift, second)
+    factored = matrix.factor(shift)
+    first = factored.solve(loads)
+    second = shift * factored.solve(first)
+    third = shift * factored.solve(second)
     return first + second - 2 * third

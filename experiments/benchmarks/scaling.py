@@ -47,6 +47,11 @@ def thin_head(x, t):
     return lj.solve_spectrum(lj.decompose_gram(x, t), jnp.ones(t.shape[1]))
 
 
+def cholesky_solve(covariance, cross):
+    factor = jax.scipy.linalg.cho_factor(covariance)
+    return jax.scipy.linalg.cho_solve(factor, cross)
+
+
 def exponents(sizes, times):
     """Slope of log time on log size of each way, through the medians."""
     logs = np.log(sizes)
@@ -88,6 +93,8 @@ def routes(rounds, n, d, k, limit):
         "eigh": call(jnp.linalg.eigh, moments.cov_xx),
         "moments": call(moments_of, x, t),
         "reduction": call(lambda s: jax.lax.linalg.tridiagonal(s), moments.cov_xx),
+        "cholesky": call(jax.scipy.linalg.cho_factor, moments.cov_xx),
+        "cholesky and solve": call(cholesky_solve, moments.cov_xx, moments.cov_xt),
         "total_eigh": call(head_of("eigh"), x, t),
         "total_tridiagonal": call(head_of("tridiagonal"), x, t),
     }
@@ -109,6 +116,10 @@ def routes(rounds, n, d, k, limit):
         row(f"moments / product, {shape}", timing.ratio(times, "moments", "product")),
         row(f"reduction alone / eigh, {shape}",
             timing.ratio(times, "reduction", "eigh")),
+        row(f"one Cholesky factorisation / eigh, {shape}",
+            timing.ratio(times, "cholesky", "eigh")),
+        row(f"one Cholesky factorisation and solve / eigh, {shape}",
+            timing.ratio(times, "cholesky and solve", "eigh")),
     ]  # fmt: skip
 
 
