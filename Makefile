@@ -2,8 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# The newest Python, where there is one that runs (a pyenv shim need not).
+NEWEST ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13.*/bin/python; \
+	do "$$python" -c "import ensurepip" 2>/dev/null && echo "$$python" && break; done)
+# What runs there too: the tests of these modules.
+CORE := constraints cross_entropy grid initializers lagrangian linen masks moments nnx \
+	params penalties ridge secular solution spectrum training
 
-.PHONY: setup demo test lint types check docs notebooks clean
+.PHONY: setup demo test lint types check check-newest docs notebooks clean
 
 setup: .venv/.installed
 
@@ -39,7 +45,20 @@ types: setup
 check: setup
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test: lint types check
+check-newest:
+ifeq ($(NEWEST),)
+	@echo "check-newest: skipped, since there is no Python 3.13 here"
+else
+	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-newest/bin/python -m pip install --quiet --upgrade \
+		--upgrade-strategy eager --editable . --group test scikit-learn
+	.venv-newest/bin/python -m pip list | \
+		grep -E "^(jax|flax|optax|numpy|orbax-checkpoint) "
+	.venv-newest/bin/python -m pytest -n $(JOBS) $(CORE:%=tests/test_%.py)
+endif
+
+test: lint types check check-newest
 
 clean:
-	rm -rf .venv runs build dist docs/_build .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest runs build dist docs/_build .pytest_cache .ruff_cache

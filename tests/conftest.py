@@ -20,6 +20,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees the programs of a module of tests.
+
+    Each takes some eight memory maps, of which Linux gives a process 65,530. After
+    eight hundred tests in one process the compiler died of a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
