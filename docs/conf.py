@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from docutils import nodes
+
 import lagrange_jax
 
 project = "lagrange_jax"
@@ -25,6 +27,8 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "lagrange_jax"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 # Tables of the studies begin with headings of their own level.
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
 
@@ -95,16 +99,31 @@ def _write_mathematics(app, what, name, obj, options, lines):
 
 
 def _skip_fields(app, what, name, obj, skip, options):
-    """The fields of a NamedTuple are described by its docstring."""
-    return skip or (obj.__doc__ or "").startswith("Alias for field number")
+    """Fields of a NamedTuple are in its docstring; checks are for the library itself."""
+    is_field = (obj.__doc__ or "").startswith("Alias for field number")
+    return skip or is_field or name.startswith("require_")
+
+
+# A union is written out where its name is meant.
+ARRAY_LIKE = re.compile(
+    r"[\w.~]*\bArray \| [\w.~]*ndarray \| [\w.~]*bool \| [\w.~]*number \| "
+    r"bool \| int \| float \| complex"
+)
 
 
 def _shorten_types(app, what, name, obj, options, signature, annotation):
     """The name that is imported, not the one that is implemented."""
     return tuple(
-        text and text.replace("jaxlib._jax.Array", "Array")
+        text and ARRAY_LIKE.sub("ArrayLike", text).replace("jaxlib._jax.Array", "Array")
         for text in (signature, annotation)
     )
+
+
+def _shorten_properties(app, doctree):
+    """The types of properties, which are no signatures."""
+    for text in list(doctree.findall(nodes.Text)):
+        if "jaxlib._jax." in text:
+            text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.", "")))
 
 
 def setup(app):
@@ -112,3 +131,4 @@ def setup(app):
     app.connect("autodoc-process-signature", _shorten_types)
     app.connect("autodoc-process-docstring", _write_mathematics, priority=400)
     app.connect("autodoc-skip-member", _skip_fields)
+    app.connect("doctree-read", _shorten_properties)
