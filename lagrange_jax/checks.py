@@ -74,7 +74,7 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
     except TypeError:
         raise TypeError(f"expected {name} as an integer; got {value!r}.") from None
     if number < least:
-        raise ValueError(f"expected {name} >= {least}; got {value}.")
+        raise ValueError(f"expected {name} of at least {least}; got {value}.")
 
 
 def require_callable(name: str, value: Any) -> None:
