@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy import special
 
@@ -152,6 +153,7 @@ def plot_spectrum(axes: Axes, spectrum: Spectrum, **kwargs: Any) -> Line2D:
     style = {"color": COLOURS[0], "marker": ".", **kwargs}
     (line,) = axes.plot(index, s, **style)
     axes.set(xlabel="eigenvector", ylabel="eigenvalue", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return line
 
 
