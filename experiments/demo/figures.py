@@ -48,6 +48,7 @@ def draw(folder: str | Path) -> str:
             epochs = np.arange(curves.shape[1])
             plot_band(ax, epochs, curves, label=method, color=colour)
         ax.set(yscale="log", xlabel="epoch", ylabel="validation loss", title=title)
+        plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.5, 1, 2, 5))
         ax.legend(frameon=False)
     plotting.save_figure(figure, folder / "curves.png")
     header = (

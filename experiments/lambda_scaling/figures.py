@@ -164,8 +164,8 @@ def draw_converged(found: Found) -> Figure:
         label = "ratio 1" if name == networks[0] else name
         law, colour = fit_law(curves, "mean curve"), plotting.colour_of(name, groups)
         _plot_law(axes[0, 1], curves.sizes, law, label, colour)
-    _finish(axes[0, 0], "trained to convergence: units, penalised layers")
-    _finish(axes[0, 1], "first layer's strength over the second's")
+    _finish(axes[0, 0], "units, penalised layers")
+    _finish(axes[0, 1], "first layer's strength / second's")
     axes[0, 0].set_ylabel(BEST)
     axes[0, 1].set_ylabel("geometric mean of both strengths")
     return figure
