@@ -6,7 +6,7 @@ JOBS ?= 2
 NEWEST ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13.*/bin/python; \
 	do "$$python" -c "import ensurepip" 2>/dev/null && echo "$$python" && break; done)
 # What runs there too: the tests of these modules.
-CORE := constraints cross_entropy grid linen masks moments nnx params penalties ridge \
+CORE := constraints grid linen masks moments nnx norm_path params penalties ridge \
 	secular solution spectrum training
 
 .PHONY: setup demo test lint types check check-newest docs notebooks clean
