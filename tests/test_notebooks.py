@@ -98,7 +98,7 @@ def test_without_an_address_the_first_cell_says_what_to_set(name, commands):
 
 
 def test_what_pip_says_is_shown(commands, monkeypatch):
-    failed = subprocess.CompletedProcess([], 1, "", "no such repository")
+    failed = subprocess.CompletedProcess([], 1, "no such repository")
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
     with pytest.raises(SystemExit, match="no such repository"):
         exec(first_cell("quickstart", "someone/lagrange_jax"), {})

@@ -42,11 +42,13 @@ if importlib.util.find_spec("lagrange_jax") is None:
     found = {x.name: x.version for x in distributions() if x.name in ("jax", "jaxlib")}
     pins = Path("jax-pins.txt")
     pins.write_text("".join(f"{name}=={there}\n" for name, there in found.items()))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(pins)]
+    pip = [sys.executable, "-m", "pip", "install", "--constraint", str(pins)]
     command = [*pip, f"lagrange-jax[plots] @ {REPOSITORY}", "scikit-learn"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, **both)
     if done.returncode:
-        raise SystemExit(f"pip could not install {REPOSITORY}:\n{done.stderr}")
+        end = done.stdout[-1500:]
+        raise SystemExit(f"pip could not install {REPOSITORY}:\n...{end}")
 
 # %%
 import os
