@@ -45,18 +45,23 @@ types: setup
 check: setup
 	$(BIN)/python -m pytest -n $(JOBS)
 
-check-newest:
 ifeq ($(NEWEST),)
+check-newest:
 	@echo "check-newest: skipped, since there is no Python 3.13 here"
 else
-	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-newest/bin/python -m pip install --quiet --upgrade \
-		--upgrade-strategy eager --editable . --group test scikit-learn
+check-newest: .venv-newest/.installed
 	.venv-newest/bin/python -m pip list | \
 		grep -E "^(jax|flax|optax|numpy|orbax-checkpoint) "
 	.venv-newest/bin/python -m pytest -n $(JOBS) $(CORE:%=tests/test_%.py)
 endif
+
+# The newest packages of the day it is made; `make clean` asks for newer ones.
+.venv-newest/.installed: pyproject.toml
+	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-newest/bin/python -m pip install --quiet --upgrade \
+		--upgrade-strategy eager --editable . --group test scikit-learn
+	touch $@
 
 test: lint types check check-newest
 
