@@ -51,6 +51,7 @@ autodoc_default_options = {"members": True}
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+viewcode_follow_imported_members = False
 add_module_names = False
 python_maximum_signature_line_length = 72
 napoleon_google_docstring = True

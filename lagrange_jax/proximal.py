@@ -21,8 +21,8 @@ the step and the threshold have **the same** :math:`t_i`:
 - after `optax.sgd(r)`, D = 1: `prox_l1(s, r)` is right;
 - after `optax.sgd(r, momentum=m)` a constant gradient is multiplied by r / (1 - m):
   `prox_l1(s, r / (1 - m))` is right, and `prox_l1(s, r)` penalises with s (1 - m);
-- after `optax.adam(r)`, and every other optimiser with a metric, **the chain with
-  `prox_l1(s, r)` converges to a wrong optimum**, with few zeros. Use `proximal_adam`.
+- after `optax.adam(r)`, and every other optimiser with a metric, the chain with
+  `prox_l1(s, r)` **converges to a wrong optimum**, with few zeros. Use `proximal_adam`.
 
 Strengths and masks are those of `lagrange_jax.penalties`; the learning rate may be a
 schedule too, and counts in step with the same schedule in `optax.sgd`.
