@@ -1,9 +1,9 @@
 """Time to scikit-learn's final loss, ours against its L-BFGS, side by side.
 
-    python -m experiments.benchmarks.cross_entropy [--features FILE.npz] [--rows N]
+    python -m experiments.benchmarks.cross_entropy [--data-dir DATA] [--rows N]
 
-Without a file the features are synthetic: a rectified random layer over overlapping
-classes. A file holds `features [n, d]` and `labels [n]`.
+With a folder of data, the EfficientNet-Lite0 features of the CIFAR-100 study; without
+one they are synthetic: a rectified random layer over overlapping classes.
 """
 
 import argparse
@@ -17,20 +17,30 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import lagrange_jax as lj
-from experiments.benchmarks.timing import environment
+from experiments.benchmarks import timing
+from experiments.cifar100.config import Config
+from experiments.cifar100.problem import load_problem
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+MODULE = "experiments.benchmarks.cross_entropy"
 CLASSES = 100
 # Two strengths around the one that validates best on CIFAR-100, and one looser.
 INVERSE_STRENGTHS = (1e-3, 1e-2, 1e-1)
 
 
-def load(path: str | None, rows: int) -> tuple[np.ndarray, np.ndarray, str]:
+def load(data_dir: str | None, rows: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Returns features, labels and what they are."""
-    if path is not None:
-        with np.load(path, allow_pickle=False) as arrays:
-            features, labels = arrays["features"][:rows], arrays["labels"][:rows]
-        return features.astype(np.float32), labels.astype(np.int32), Path(path).stem
+    if data_dir is not None:
+        config = Config()
+        problem = load_problem(
+            config.backbone,
+            resolution=config.resolution,
+            images_per_class=0,
+            data_dir=data_dir,
+            cache=config.cache,
+        )
+        features, labels = (np.asarray(array)[:rows] for array in problem.train)
+        return features, labels, f"CIFAR-100, {config.backbone}"
     rng = np.random.default_rng(0)
     d = 1280
     scales = np.arange(1, d + 1) ** -0.5
@@ -105,23 +115,19 @@ def compare(features, labels, inverse_strength: float, rounds: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--features")
+    parser.add_argument("--data-dir")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default=RESULTS / "cross_entropy.json", type=Path)
     options = parser.parse_args()
-    features, labels, name = load(options.features, options.rows)
-    record = {
-        "data": name,
-        "shape": [*features.shape, CLASSES],
-        "environment": environment(),
-        "rows": [],
-    }
+    features, labels, name = load(options.data_dir, options.rows)
+    command = f"python -m {MODULE} --rows {options.rows} --rounds {options.rounds}"
+    rows = []
     for inverse_strength in INVERSE_STRENGTHS:
-        row = compare(features, labels, inverse_strength, options.rounds)
-        record["rows"].append(row)
-        print(json.dumps(row), flush=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        measured = compare(features, labels, inverse_strength, options.rounds)
+        rows.append({"data": name, "shape": [*features.shape, CLASSES], **measured})
+        print(json.dumps(rows[-1]), flush=True)
+        timing.write_rows(options.out, command, rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 
 import lagrange_jax as lj
 from experiments.benchmarks import peers
+from lagrange_jax.least_squares import Method
 
 DEFAULT_OUT = Path("experiments/results/benchmarks/solver.json")
 
@@ -81,7 +82,7 @@ def two_pass_in_place(features, targets):
     return product(x, x) / len(x), product(x, t) / len(x)
 
 
-def solve(features, targets, norm_sq, method="eigh"):
+def solve(features, targets, norm_sq, method: Method = "eigh"):
     moments = lj.compute_moments(features, targets)
     return lj.solve_least_squares(moments, norm_sq, method=method)
 

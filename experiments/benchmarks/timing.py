@@ -24,7 +24,7 @@ PEERS = ("galahad-optrove", "pymanopt", "fracridge")
 def use_one_core() -> None:
     """Pins this process to one core and every library to one thread."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {max(_cores())})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -80,8 +80,15 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "vector_extensions": vectors,
         "cores": os.cpu_count(),
-        "cores_used": 1,
+        "cores_used": len(_cores()),
     }
+
+
+def _cores() -> set[int]:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
