@@ -24,21 +24,22 @@ class Tridiagonal(NamedTuple):
     Attributes:
       diagonal: of $T$, whose entries are at most about one.
       beside: the entries next to the diagonal.
-      reflectors: Householder vectors of $Q$, as LAPACK packs them.
+      reflectors: Householder vectors of $Q$ but for its first row and column, as LAPACK
+        packs them.
       coefficients: their coefficients.
       unit: the largest entry of $S$ in size; one if $S$ is zero.
     """
 
     diagonal: Float[Array, " d"]
     beside: Float[Array, " d-1"]
-    reflectors: Float[Array, "d d"]
+    reflectors: Float[Array, "d-1 d-1"]
     coefficients: Float[Array, " d-1"]
     unit: Float[Array, ""]
 
     def rotate(self, kernel: Float[Array, "d k"], *, back: bool) -> Array:
         r"""Returns $Q^T$ times the kernel, or $Q$ times it on the way back."""
         rest = lax.linalg.ormqr(
-            self.reflectors[1:, :-1], self.coefficients, kernel[1:], transpose=not back
+            self.reflectors, self.coefficients, kernel[1:], transpose=not back
         )
         return jnp.concatenate([kernel[:1], rest])
 
@@ -96,7 +97,7 @@ def tridiagonalize(matrix: Float[Array, "d d"]) -> Tridiagonal:
     unit = jnp.max(jnp.abs(matrix))
     unit = jnp.where(unit > 0, unit, 1)
     reflectors, diagonal, beside, coefficients = lax.linalg.tridiagonal(matrix / unit)
-    return Tridiagonal(diagonal, beside, reflectors, coefficients, unit)
+    return Tridiagonal(diagonal, beside, reflectors[1:, :-1], coefficients, unit)
 
 
 def extreme_eigenvalues(matrix: Tridiagonal) -> Float[Array, " 2"]:
