@@ -100,7 +100,7 @@ def _write_mathematics(app, what, name, obj, options, lines):
 
 
 def _skip_fields(app, what, name, obj, skip, options):
-    """Fields of a NamedTuple are in its docstring; checks are for the library itself."""
+    """Fields of a NamedTuple are in its docstring; checks are the library's own."""
     is_field = (obj.__doc__ or "").startswith("Alias for field number")
     return skip or is_field or name.startswith("require_")
 
