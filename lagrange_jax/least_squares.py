@@ -15,7 +15,7 @@ the bottom eigenspace, see `sphere`.
 | route | beside the moments | choose it |
 | --- | --- | --- |
 | `method="eigh"` | one `eigh` | as a rule: many norms, gradients, small d |
-| `method="tridiagonal"` | about half of it | once, for d of some hundred or more |
+| `method="tridiagonal"` | about half of it | once, for d of a hundred or more |
 | `decompose_gram` | `eigh` of N x N | for fewer examples than features |
 
 References:

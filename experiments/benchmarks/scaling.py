@@ -203,7 +203,7 @@ def stream(n, d, k, size, method):
 
 
 def peak_mebibytes():
-    """Of this program alone: what `getrusage` says may be the parent's, from the fork."""
+    """Of this program alone: `getrusage` may tell the parent's, from the fork."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
