@@ -211,13 +211,14 @@ CLASSES = lj.lagrange(lj.weight_norm(NORM_SQ, per_output=False), loss="cross_ent
 @settings(max_examples=100)
 @hypothesis.given(classified())
 def test_a_class_head_is_certified_or_left_alone(arrays):
-    *arrays, k = arrays
-    model, key = MODELS[arrays[0].shape[1], k], jax.random.key(0)
-    variables, info = lj.initialize(key, model, CLASSES, tuple(arrays))
+    features, labels, weights, k = arrays
+    model, key = MODELS[features.shape[1], k], jax.random.key(0)
+    variables, info = lj.initialize(key, model, CLASSES, (features, labels, weights))
     found, random = variables["params"], model.init(key)["params"]
     if info.status == lj.Status.SUCCESS:
         np.testing.assert_array_equal(found["kernel"], info.kernel)
-        certified_classes(*arrays, jax.tree.map(np.asarray, info))
+        info = jax.tree.map(np.asarray, info)
+        certified_classes(features, labels, weights, info)
     else:
         np.testing.assert_array_equal(found["kernel"], random["kernel"])
         np.testing.assert_array_equal(found["bias"], random["bias"])
