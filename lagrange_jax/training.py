@@ -180,15 +180,15 @@ def _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size):
     require_count("block_size", block_size)
 
 
-def _check_schedule(num_epochs, num_steps, record_every):
+def _check_schedule(num_epochs, num_steps, record_every) -> tuple[int, int]:
     if (num_epochs is None) == (num_steps is None):
         raise ValueError(
             "expected exactly one of num_epochs and num_steps; got "
             f"num_epochs={num_epochs}, num_steps={num_steps}."
         )
-    length = (num_steps if num_epochs is None else num_epochs) or 0
-    record_every = length if record_every is None else record_every
+    length = num_steps if num_epochs is None else num_epochs
     require_count("num_epochs or num_steps", length)
+    record_every = length if record_every is None else record_every
     require_count("record_every", record_every)
     if length % record_every:
         raise ValueError(
