@@ -71,11 +71,11 @@ class Factored(NamedTuple):
 
     Attributes:
       pivots: $D$, one column a matrix.
-      multipliers: the entries of $L$ next to the diagonal.
+      lower: the entries of $L$ next to the diagonal.
     """
 
     pivots: Float[Array, "d m"]
-    multipliers: Float[Array, "d-1 m"]
+    lower: Float[Array, "d-1 m"]
 
     def solve(self, kernel: Float[Array, "d k"]) -> Float[Array, "d k"]:
         """Returns the inverse times the kernel; all columns go in step."""
@@ -86,9 +86,9 @@ class Factored(NamedTuple):
 
         start = jnp.zeros_like(kernel[0])
         run = functools.partial(lax.scan, substitute, start)
-        _, rows = run((kernel, jnp.pad(self.multipliers, ((1, 0), (0, 0)))))
+        _, rows = run((kernel, jnp.pad(self.lower, ((1, 0), (0, 0)))))
         rows = rows / self.pivots
-        back = jnp.pad(self.multipliers, ((0, 1), (0, 0)))
+        back = jnp.pad(self.lower, ((0, 1), (0, 0)))
         return run((rows, back), reverse=True)[1]
 
 
