@@ -96,7 +96,7 @@ def _sums(x, t, weights):
 def _symmetric(strips):
     """The whole matrix from its strips on and above the diagonal.
 
-    Strip by strip, since transposing it as a whole takes eight times as long.
+    Strip by strip: transposing it as a whole runs against the cache.
     """
     d = strips[0].shape[1]
     whole, start = jnp.zeros((d, d), strips[0].dtype), 0

@@ -75,8 +75,8 @@ def _start(loads, gaps):
     terms = loads * inverse**2
     missing = jnp.maximum(1 - _sum_above(terms), smallest)
     slope = jnp.maximum(2 * _sum_above(terms * inverse), smallest)
-    # At the smaller of the two neither term exceeds Q / 2 t^2. The cube root is written
-    # so that it is vectorised: `cbrt` and `pow` take 2 to 7 times as long.
+    # At the smaller of the two neither term exceeds Q / 2 t^2. On a CPU this cube
+    # root is faster than `cbrt` and `pow`.
     cube_root = jnp.exp(jnp.log(below / (2 * slope)) / 3)
     bounds = jnp.minimum(jnp.sqrt(below / (2 * missing)), cube_root)
     return jnp.maximum(first, jnp.max(bounds - gaps, axis=0, keepdims=True))

@@ -24,8 +24,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def forget_programs():
     """Frees the programs of a module of tests.
 
-    Each takes some eight memory maps, of which Linux gives a process 65,530. After
-    eight hundred tests in one process the compiler died of a segmentation fault.
+    Each takes memory maps, of which Linux gives a process 65,530, and the compiler dies
+    of a segmentation fault when it gets no more.
     """
     yield
     jax.clear_caches()

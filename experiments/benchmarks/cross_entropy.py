@@ -122,6 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     features, labels, name = load(options.data_dir, options.rows)
     command = f"python -m {MODULE} --rows {options.rows} --rounds {options.rounds}"
+    command += "" if options.data_dir is None else " --data-dir DATA"
     rows = []
     for inverse_strength in INVERSE_STRENGTHS:
         measured = compare(features, labels, inverse_strength, options.rounds)

@@ -235,26 +235,25 @@ def many_outputs(rounds, n, d, k, columns):
     # name: run, columns run, demanded ratio
     ways = {
         "ours": (ours, k, None),
-        "floor": (floor(features, targets), k, None),
         "galahad": (galahad, k, 15),
         "scipy_exact": (lambda: slow(peers.exact_trust_region), columns, 50),
         "slsqp": (lambda: slow(peers.slsqp), columns, 250),
         "pymanopt": (lambda: slow(peers.pymanopt_sphere), columns, None),
         "fracridge": (lambda: peers.fracridge(features, targets, 0.5), k, 0.8),
     }
-    times = timing.measure({x: way[0] for x, way in ways.items()}, rounds)
+    runs = {name: way[0] for name, way in ways.items()}
+    times = timing.measure({"floor": floor(features, targets), **runs}, rounds)
     best_kernel, variance = ours(), targets.var(0)
     best = np.einsum("dk,de,ek->k", best_kernel, s, best_kernel)
     best -= 2 * (r * best_kernel).sum(0)
-    rows = []
+    shape = f"d={d} n={n} k={k} float64"
+    rows = [row(f"floor / ours, {shape}", timing.ratio(times, "floor", "ours"))]
     for name, (run, count, limit) in ways.items():
-        some, more = slice(count), {}
-        if name != "floor":
-            kernel = run()[:, some]
-            more = errors(
-                s, r[:, some], norm_sq[some], kernel, best[some], variance[some]
-            )
-        title = f"{name} / ours, d={d} n={n} k={k} float64"
+        some = slice(count)
+        more = errors(
+            s, r[:, some], norm_sq[some], run()[:, some], best[some], variance[some]
+        )
+        title = f"{name} / ours, {shape}"
         value = timing.ratio(times, name, "ours", k / count)
         demanded = None if limit is None else (">=", limit)
         rows.append(
