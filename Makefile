@@ -24,7 +24,7 @@ demo: setup
 
 # The site, docs/_build/html; every page's code and every docstring's example is run.
 docs: .venv/.docs
-	$(BIN)/python -m pytest -q tests/test_doctests.py
+	$(BIN)/python -m pytest -q tests/studies/test_doctests.py
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 .venv/.docs: .venv/.installed
@@ -43,7 +43,7 @@ types: setup
 	$(BIN)/pyright
 
 check: setup
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 ifeq ($(NEWEST),)
 check-newest:
@@ -52,7 +52,7 @@ else
 check-newest: .venv-newest/.installed
 	.venv-newest/bin/python -m pip list | \
 		grep -E "^(jax|flax|optax|numpy|orbax-checkpoint) "
-	.venv-newest/bin/python -m pytest -n $(JOBS) $(CORE:%=tests/test_%.py)
+	.venv-newest/bin/python -m pytest -n $(JOBS) --dist loadfile $(CORE:%=tests/unit/test_%.py)
 endif
 
 # The newest packages of the day it is made; `make clean` asks for newer ones.
@@ -66,4 +66,4 @@ endif
 test: lint types check check-newest
 
 clean:
-	rm -rf .venv .venv-newest runs build dist docs/_build .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest runs build dist docs/_build .pytest_cache .ruff_cache .cache

@@ -1,6 +1,6 @@
 """Runs a study: `python -m experiments.launch NAME [--smoke] [field=value ...]`.
 
-A study is a folder `experiments/NAME` with
+A study is a folder `experiments/studies/NAME` with
   config.py: `Config`, a frozen dataclass, with `full()` and `smoke()`;
   run.py: `run(config, folder, data_dir)`, which records its results in `folder` and
     resumes from what it finds there;
@@ -28,7 +28,7 @@ os.environ["XLA_FLAGS"] = (
 
 def study_names() -> list[str]:
     """Returns the names of all studies."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent / "studies"
     return sorted(path.parent.name for path in here.glob("*/run.py"))
 
 
@@ -86,7 +86,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = _arguments(argv)
-    study = f"experiments.{arguments.name}"
+    study = f"experiments.studies.{arguments.name}"
     config_type = importlib.import_module(f"{study}.config").Config
     default = f"runs/{arguments.name}{'-smoke' if arguments.smoke else ''}"
     folder = Path(arguments.out or default)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lagrange_jax.checks import require_count, require_numbers, require_real
+from lagrange_jax._checks import require_count, require_numbers, require_real
 from lagrange_jax.types import Batch, Batches
 
 __all__ = ["as_batch", "as_batches", "is_arrays", "require_examples"]

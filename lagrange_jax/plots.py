@@ -17,12 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy import special
 
-from lagrange_jax.least_squares import solve_spectrum
-from lagrange_jax.linalg import rank_tolerance
-from lagrange_jax.power_law import best_strength
-from lagrange_jax.ridge import norm_of_strength
-from lagrange_jax.solution import HeadSolution
-from lagrange_jax.spectrum import Spectrum
+from lagrange_jax.numerics.linalg import rank_tolerance
+from lagrange_jax.ridge.path import norm_of_strength
+from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.statistics.spectrum import Spectrum
+from lagrange_jax.training.power_law import best_strength
 
 __all__ = [
     "COLOURS",

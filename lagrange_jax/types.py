@@ -76,8 +76,8 @@ class Tap(NamedTuple):
 class Model(NamedTuple):
     """A network as a record of pure functions; the library sees nothing else.
 
-    `lagrange_jax.linen.as_model` and `lagrange_jax.nnx.as_model` make one from a
-    Flax module. A hand-written record serves as well.
+    `linen.as_model` and `nnx.as_model` make one from a Flax module. A
+    hand-written record serves as well.
 
     Attributes:
       init: `init(key) -> variables`.

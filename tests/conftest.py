@@ -1,6 +1,7 @@
 """Test configuration: eight virtual devices, strict promotion, fixed keys."""
 
 import os
+from pathlib import Path
 
 # Before JAX starts: eight virtual CPU devices, so that every test can shard, and no
 # scheduler that makes programs wait for ever (see docs/numerics.md).
@@ -12,6 +13,12 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Programs are compiled once: both workers and the next run find them here.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 
 import lagrange_jax as lj
 from experiments.benchmarks import timing
-from experiments.cifar100.config import Config
-from experiments.cifar100.problem import load_problem
+from experiments.studies.cifar100.config import Config
+from experiments.studies.cifar100.problem import load_problem
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 MODULE = "experiments.benchmarks.cross_entropy"

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from lagrange_jax.grid import Grid, make_mesh
-from lagrange_jax.mlp_grid import make_mlp_train, run_mlp_grid
+from lagrange_jax.training.grid import Grid, make_mesh
+from lagrange_jax.training.mlp_objective import make_mlp_train, run_mlp_grid
 from lagrange_jax.types import Batch, Model
 
 __all__ = [

@@ -48,7 +48,7 @@ def moments_bytes(d: int, k: int, itemsize: int = 4) -> int:
 
 def print_moments(mesh: jax.sharding.Mesh) -> None:
     """Prints the bytes of the compiled all-reduce beside those of the formula."""
-    from lagrange_jax import sharding
+    from lagrange_jax.distributed import sharding
 
     rows = NamedSharding(mesh, P(mesh.axis_names))
     print("| d | k | all-reduced bytes, compiled | formula | other bytes |")
@@ -65,8 +65,8 @@ def print_moments(mesh: jax.sharding.Mesh) -> None:
 
 def print_grid() -> None:
     """Prints what a compiled grid moves: nothing."""
-    from lagrange_jax import grid_plan
-    from lagrange_jax.grid import Grid, make_mesh
+    from lagrange_jax.training import _plan as grid_plan
+    from lagrange_jax.training.grid import Grid, make_mesh
 
     def train(key, strength, num_examples):
         x = jax.random.normal(key, (64, 64)) + num_examples.astype(jnp.float32)

@@ -29,10 +29,10 @@ import jax
 import numpy as np
 from sklearn.linear_model import Ridge
 
-from lagrange_jax.gram import decompose_gram
-from lagrange_jax.moments import compute_moments
-from lagrange_jax.ridge import ridge_path
-from lagrange_jax.spectrum import decompose
+from lagrange_jax.ridge.path import ridge_path
+from lagrange_jax.statistics.gram import decompose_gram
+from lagrange_jax.statistics.moments import compute_moments
+from lagrange_jax.statistics.spectrum import decompose
 
 DEFAULT_OUT = Path("experiments/results/benchmarks/ridge.json")
 NUM_STRENGTHS = 100

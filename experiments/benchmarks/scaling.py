@@ -137,12 +137,12 @@ def grid_of(num_strengths, num_seeds=4):
     import flax.linen as nn
     import optax
 
-    import lagrange_jax.linen
+    import lagrange_jax.models.linen
 
     x, t = device_data(256, 8, 1)
     network = nn.Sequential([nn.Dense(16), nn.tanh, nn.Dense(1)])
     train = lj.make_train(
-        lagrange_jax.linen.as_model(network, x[:1]),
+        lagrange_jax.models.linen.as_model(network, x[:1]),
         optax.losses.squared_error,
         lambda strength: optax.chain(lj.add_l2_penalty(strength), optax.sgd(0.01)),
         lj.lagrange(),

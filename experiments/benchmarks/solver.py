@@ -23,7 +23,7 @@ import numpy as np
 
 import lagrange_jax as lj
 from experiments.benchmarks import peers
-from lagrange_jax.least_squares import Method
+from lagrange_jax.solvers.least_squares import Method
 
 DEFAULT_OUT = Path("experiments/results/benchmarks/solver.json")
 
@@ -330,14 +330,14 @@ def initialise_against_epoch(rounds, n):
     """The Lagrangian head of the RUL network against one epoch of Adam."""
     import optax
 
-    import lagrange_jax.linen
-    from experiments.models import RulCNN
+    import lagrange_jax.models.linen
+    from experiments.backbones import RulCNN
 
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(n, 30, 14)), jnp.float32)
     t = jnp.asarray(rng.normal(size=(n, 1)), jnp.float32)
     module, optimizer, size = RulCNN(), optax.adam(1e-3), min(512, n)
-    model = lagrange_jax.linen.as_model(module, x[:1])
+    model = lagrange_jax.models.linen.as_model(module, x[:1])
     init, key = lj.lagrange(), jax.random.key(0)
     params = module.init(key, x[:1])
 

@@ -26,9 +26,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.models import RulCNN
-from experiments.rul import training
-from lagrange_jax.linen import as_model
+from experiments.backbones import RulCNN
+from experiments.studies.rul import training
+from lagrange_jax.models.linen import as_model
 
 BATCH, WINDOW, SENSORS = 512, 30, 14
 

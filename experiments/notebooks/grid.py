@@ -59,8 +59,9 @@ import numpy as np
 import optax
 
 import lagrange_jax as lj
-from lagrange_jax import plots, results
-from lagrange_jax.data import gaussian_clouds
+from lagrange_jax import plots
+from lagrange_jax.datasets import gaussian_clouds
+from lagrange_jax.training import tables as results
 
 SMOKE = "LAGRANGE_JAX_SMOKE" in os.environ  # the tests run this notebook in seconds
 SIZES = np.array([32, 64]) if SMOKE else np.array([50, 100, 200, 400, 800])

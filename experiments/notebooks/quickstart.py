@@ -62,7 +62,8 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 import lagrange_jax as lj
-from lagrange_jax import plots, results
+from lagrange_jax import plots
+from lagrange_jax.training import tables as results
 
 SMOKE = "LAGRANGE_JAX_SMOKE" in os.environ  # the tests run this notebook in seconds
 EPOCHS = 1 if SMOKE else 30

@@ -62,7 +62,8 @@ import optax
 from sklearn.datasets import load_digits
 
 import lagrange_jax as lj
-from lagrange_jax import plots, results
+from lagrange_jax import plots
+from lagrange_jax.training import tables as results
 
 SMOKE = "LAGRANGE_JAX_SMOKE" in os.environ  # the tests run this notebook in seconds
 
@@ -96,7 +97,7 @@ def digits_features():
 
 def cifar100_features():
     """CIFAR-100 through a ResNet-20 that was trained on CIFAR-10, cached on disk."""
-    from experiments.cifar100.problem import load_problem
+    from experiments.studies.cifar100.problem import load_problem
 
     problem = load_problem(
         "resnet20",

@@ -1,0 +1,1 @@
+"""One folder a study: config, run, figures, README."""

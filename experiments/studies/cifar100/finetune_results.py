@@ -1,0 +1,168 @@
+"""Table and figure of the fine-tuned networks, from the record alone."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.common import plotting, record
+from experiments.common.tables import interval, markdown
+from experiments.studies.cifar100.heads import HEADS, RANDOM, label_of
+from experiments.studies.rul.metrics import epochs_to
+from lagrange_jax.plots import plot_band
+
+__all__ = ["Run", "best_runs", "draw", "make_table"]
+
+
+class Run(NamedTuple):
+    """One network, fine-tuned.
+
+    Attributes:
+      row: what the record says of it.
+      epochs: `[m]` when it was measured.
+      validation_loss: `[m]` mean cross-entropy.
+      validation_accuracy: `[m]`.
+      train_loss: `[m]` mean cross-entropy of the batches before, augmented.
+    """
+
+    row: dict[str, Any]
+    epochs: np.ndarray
+    validation_loss: np.ndarray
+    validation_accuracy: np.ndarray
+    train_loss: np.ndarray
+
+
+def _lowest_loss(runs: Sequence[Run]) -> float:
+    return float(np.mean([run.validation_loss.min() for run in runs]))
+
+
+def best_runs(folder: Path) -> dict[str, dict[int, Run]]:
+    """Returns the runs of each head by seed, at the learning rate best for the head.
+
+    Best is the lowest validation loss of a run, on average over the seeds.
+    """
+    arrays = record.read_arrays(folder)
+    runs = defaultdict(lambda: defaultdict(list))
+    for row in record.read_rows(folder):
+        curve = [arrays[f"{row['name']}/{field}"] for field in Run._fields[1:]]
+        runs[row["head"]][row["learning_rate"]].append(Run(row, *curve))
+    heads = sorted(runs, key=list(HEADS).index)
+    best = {head: min(runs[head].values(), key=_lowest_loss) for head in heads}
+    return {head: {x.row["seed"]: x for x in some} for head, some in best.items()}
+
+
+def _baseline(runs: dict[str, dict[int, Run]]) -> str | None:
+    """Returns the random head that trains to the lowest validation loss."""
+    random = [head for head in runs if head in RANDOM]
+    return min(random, key=lambda x: _lowest_loss([*runs[x].values()]), default=None)
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[Run, Run], float]]] = {
+    "test accuracy before training, %": (
+        ".1f",
+        lambda run, _: 100 * run.row["initial_test_accuracy"],
+    ),
+    "epochs to {}'s best validation loss": (
+        ".1f",
+        lambda run, other: epochs_to(
+            other.validation_loss.min(), run.epochs, run.validation_loss
+        ),
+    ),
+    "epochs to {}'s best validation accuracy": (
+        ".1f",
+        lambda run, other: epochs_to(
+            -other.validation_accuracy.max(), run.epochs, -run.validation_accuracy
+        ),
+    ),
+    "best validation loss": (".3f", lambda run, _: run.validation_loss.min()),
+    "test accuracy at the end, %": (
+        ".2f",
+        lambda run, _: 100 * run.row["test_accuracy"],
+    ),
+    "points above {}": (
+        "+.2f",
+        lambda run, other: (
+            100 * (run.row["test_accuracy"] - other.row["test_accuracy"])
+        ),
+    ),
+}
+"""Name, format, and what is measured of a run beside the baseline of its seed."""
+
+
+def make_table(folder: Path) -> str:
+    """Returns the table as Markdown.
+
+    Accuracies are in percent, losses mean cross-entropies in nats; numbers are means
+    over seeds with the half-width of their 95% t-interval. "Points above" is paired:
+    the same images and the same order of them.
+
+    Args:
+      folder: a run folder.
+    """
+    runs = best_runs(folder)
+    baseline = _baseline(runs)
+    if baseline is None:
+        return "No random head has been trained yet.\n"
+    name = label_of(baseline)
+    header = ["first head", "learning rate", *(x.format(name) for x in _COLUMNS)]
+    lines = []
+    for head, by_seed in runs.items():
+        pairs = [
+            (run, runs[baseline][seed])
+            for seed, run in sorted(by_seed.items())
+            if seed in runs[baseline]
+        ]
+        if pairs:
+            cells = [
+                interval([value(*pair) for pair in pairs], form)
+                for form, value in _COLUMNS.values()
+            ]
+            rate = f"{pairs[0][0].row['learning_rate']:g}"
+            lines.append([label_of(head), rate, *cells])
+    return markdown(header, lines) + "\n"
+
+
+def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
+    """Loss and accuracy of the images held out, and the training loss."""
+    figure, axes = plotting.make_axes(1, 3, size=(4.2, 4.0))
+    panels = (
+        ("validation_loss", "validation cross-entropy", 1.0),
+        ("validation_accuracy", "validation accuracy, %", 100.0),
+        ("train_loss", "training cross-entropy", 1.0),
+    )
+    for ax, (field, label, factor) in zip(axes.flat, panels, strict=True):
+        for head, by_seed in runs.items():
+            some = list(by_seed.values())
+            first = 1 if field == "train_loss" else 0
+            curves = [factor * getattr(run, field)[first:] for run in some]
+            style = {
+                "color": plotting.colour_of(head, list(runs)),
+                "linestyle": "--" if head in RANDOM else "-",
+            }
+            epochs = some[0].epochs[first:]
+            plot_band(ax, epochs, curves, label=label_of(head), **style)
+        ax.set(xlabel="epochs of fine-tuning", ylabel=label)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def draw(folder: Path) -> str:
+    """Draws the curves into the run folder.
+
+    Args:
+      folder: a run folder.
+
+    Returns:
+      The table, which is also written to `table.md`.
+    """
+    folder = Path(folder)
+    runs = best_runs(folder)
+    if runs:
+        plotting.save_figure(draw_curves(runs), folder / "curves.png")
+    table = make_table(folder)
+    (folder / "table.md").write_text(table)
+    return table

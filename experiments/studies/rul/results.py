@@ -1,0 +1,177 @@
+"""Results of the RUL study as tables, from the record alone."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.common import record
+from experiments.common.tables import interval
+from experiments.studies.rul.methods import LABELS, METHODS
+from experiments.studies.rul.metrics import epochs_to
+
+__all__ = ["REFERENCE", "Result", "make_table", "read_results"]
+
+REFERENCE = "kaiming"
+"""The baseline whose best validation loss is the target for all."""
+
+
+class Result(NamedTuple):
+    """One trained network; a row that began like another one has its curve.
+
+    Attributes:
+      method: name of the initialisation.
+      scale: what the targets were divided by.
+      seed: the seed.
+      twin: the method that began with the same head and was trained instead, or "".
+      norm_sq: squared norm of the head's kernel before training.
+      multiplier: KKT multiplier of a solved head, else NaN.
+      test_rmse: on the test engines after training, cycles.
+      nasa_score: the same, NASA's score.
+      epochs: `[m]` when the losses were measured.
+      validation: `[m]` mean squared errors, cycles squared.
+      train: `[m]` the same on the training windows.
+      head: `[m, d + 1]` kernel and bias of the head.
+    """
+
+    method: str
+    scale: float
+    seed: int
+    twin: str
+    norm_sq: float
+    multiplier: float
+    test_rmse: float
+    nasa_score: float
+    epochs: np.ndarray
+    validation: np.ndarray
+    train: np.ndarray
+    head: np.ndarray
+
+
+Results = dict[tuple[str, float], list[Result]]
+
+
+def read_results(folder: Path) -> Results:
+    """Returns the results of every method and target scale, by seed."""
+    rows = {row["name"]: row for row in record.read_rows(folder)}
+    arrays = record.read_arrays(folder)
+    results = defaultdict(list)
+    order = list(METHODS)
+    for row in sorted(
+        rows.values(), key=lambda row: (order.index(row["method"]), row["seed"])
+    ):
+        trained = rows[row["same_as"] or row["name"]]
+        curve = {
+            name: arrays[f"{trained['name']}/{name}"]
+            for name in ("epochs", "validation", "train", "head")
+        }
+        results[row["method"], row["scale"]].append(
+            Result(
+                method=row["method"],
+                scale=row["scale"],
+                seed=row["seed"],
+                twin=trained["method"] if row["same_as"] else "",
+                norm_sq=row["norm_sq"],
+                multiplier=row.get("multiplier", np.nan),
+                test_rmse=trained["test_rmse"],
+                nasa_score=trained["nasa_score"],
+                **curve,
+            )
+        )
+    return dict(results)
+
+
+def _epochs_to_reference(results: Results, result: Result, scale: float) -> float:
+    """Epochs until the best validation loss of the reference on the same seed."""
+    for other in results[REFERENCE, scale]:
+        if other.seed == result.seed:
+            target = other.validation.min()
+            return epochs_to(target, result.epochs, result.validation)
+    return np.nan
+
+
+def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
+    own = [_epochs_to_reference(results, x, scale) for x in some]
+    references = {x.seed: x for x in results[REFERENCE, scale]}
+    reference = [_epochs_to_reference(results, references[x.seed], scale) for x in some]
+    saved = 100 * (1 - np.array(own) / np.array(reference))
+    return interval(saved.tolist(), ".0f")
+
+
+def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
+    scale = some[0].scale
+
+    def over_seeds(value: Callable[[Result], float], form: str) -> str:
+        return interval([value(x) for x in some], form)
+
+    yield f"{np.mean([x.norm_sq for x in some]):.3g}"
+    yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
+    yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
+    yield over_seeds(lambda x: _epochs_to_reference(results, x, scale), ".2f")
+    yield _saving(results, some, scale)
+    if len(scales) > 1:
+        best = min(scales, key=lambda s: _mean_best(results[REFERENCE, s]))
+        yield _saving(results, some, best)
+    yield over_seeds(lambda x: x.validation.min() ** 0.5, ".1f")
+    yield over_seeds(lambda x: x.test_rmse, ".1f")
+    yield over_seeds(lambda x: x.nasa_score, ".0f")
+
+
+def _mean_best(some: Sequence[Result]) -> float:
+    return float(np.mean([x.validation.min() for x in some]))
+
+
+def _originals(results: Results, scale: float) -> dict[str, list[str]]:
+    """Methods that were trained, each with those that always began alike."""
+    groups: dict[str, list[str]] = {}
+    for (method, s), some in results.items():
+        twins = {x.twin for x in some}
+        if s != scale:
+            continue
+        if len(twins) == 1 and twins != {""}:
+            groups[twins.pop()].append(method)
+        else:
+            groups[method] = []
+    return groups
+
+
+def _header(scales: Sequence[float]) -> list[str]:
+    both = [f"saving against {LABELS[REFERENCE]}'s best scale, %"]
+    return [
+        "initialisation",
+        "norm² of the head",
+        "initial training RMSE",
+        "initial validation RMSE",
+        f"epochs to {LABELS[REFERENCE]}'s best validation loss",
+        "saving, %",
+        *(both if len(scales) > 1 else []),
+        "best validation RMSE",
+        "test RMSE",
+        "NASA score",
+    ]
+
+
+def make_table(results: Results) -> str:
+    """Returns one Markdown table a target scale.
+
+    Errors are in cycles. Every number is the mean over seeds with the half-width of
+    its 95% t-interval, or one number a seed where there are two; losses and epochs
+    are compared seed by seed. A method that began like another one on every seed was
+    not trained again and stands in the other's line.
+    """
+    scales = sorted({scale for _, scale in results}, reverse=True)
+    blocks = []
+    for scale in scales:
+        header = _header(scales)
+        title = "Raw targets" if scale == 1 else f"Targets divided by {scale:g}"
+        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |"]
+        lines.append("| --- " + "| ---: " * (len(header) - 1) + "|")
+        for method, twins in _originals(results, scale).items():
+            names = "; the same head: " + ", ".join(LABELS[x] for x in twins)
+            label = LABELS[method] + (names if twins else "")
+            cells = [label, *_cells(results, results[method, scale], scales)]
+            lines.append("| " + " | ".join(cells) + " |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"

@@ -1,0 +1,1 @@
+"""How large the head may be. Imports `ridge`, `solvers` and what they stand on."""

@@ -1,0 +1,175 @@
+r"""The norm of a cross-entropy head that cross-validates best.
+
+Along a rising path of norms the training loss falls and the validation loss has one
+valley, as along the strengths of L2 regularisation: norm and strength are two names of
+one path.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lagrange_jax._checks import require_count, require_shapes
+from lagrange_jax.batches import as_batches
+from lagrange_jax.bounds import Relation, require_norm, require_relation
+from lagrange_jax.numerics.parabola import parabola_minimum
+from lagrange_jax.ridge.path import multiplier_to_strength, norm_of_strength
+from lagrange_jax.solvers.classes import ClassStatistics, class_statistics, curvature
+from lagrange_jax.solvers.cross_entropy import fit_head
+from lagrange_jax.solvers.path import mean_log_loss
+from lagrange_jax.types import Batch, Key
+
+__all__ = ["CrossValidation", "choose_norm", "cross_validated_norm"]
+
+# Norms of the least-squares heads whose multipliers are these multiples of the mean
+# variance of the features: from hardly any head to all but interpolation.
+MULTIPLIERS = tuple(4.0**i for i in range(4, -4, -1))
+# A validation loss, and with it the choice, is settled long before the head is.
+LOOSE = 1e-3
+# A path ends once the loss is this factor above the valley it went through.
+RISE = 1.05
+# Rows multiplied at once.
+BLOCK_SIZE = 4096
+
+
+class CrossValidation(NamedTuple):
+    """A norm that is found by cross-validation, in place of a `Constraint`.
+
+    Attributes:
+      norm_sq: norms to try, ascending; None for a range that the data set.
+      num_folds: parts of the examples, each held out once.
+      relation: of the final head to the norm.
+    """
+
+    norm_sq: Any = None
+    num_folds: int = 5
+    relation: Relation = "equality"
+
+
+def cross_validated_norm(
+    norm_sq: Any = None, *, num_folds: int = 5, relation: Relation = "equality"
+) -> CrossValidation:
+    """The norm of least cross-entropy on held-out examples, for `lagrange`.
+
+    Args:
+      norm_sq: norms to try, ascending, at least three; the choice lies between them
+        where the parabola through the best and its neighbours is lowest. None: eight
+        norms from hardly any head to all but interpolation.
+      num_folds: parts of the examples, at random, each held out once.
+      relation: of the final head to the norm.
+
+    Returns:
+      What `lagrange(..., loss="cross_entropy")` takes as its constraint.
+
+    Raises:
+      ValueError: if a norm is not positive, there are fewer than three, fewer than
+        two folds are asked for, or the relation is unknown.
+    """
+    require_relation(relation)
+    require_count("num_folds", num_folds, least=2)
+    if norm_sq is not None:
+        require_shapes({"norm_sq": "m"}, {"norm_sq": norm_sq})
+        norm_sq = require_norm(norm_sq, len(norm_sq))
+        if len(norm_sq) < 3:
+            raise ValueError(f"expected at least three norm_sq; got {len(norm_sq)}.")
+    return CrossValidation(norm_sq, num_folds, relation)
+
+
+@partial(jax.jit, static_argnames=("num_outputs", "num_folds", "use_bias"))
+def choose_norm(
+    key: Key,
+    batch: Batch,
+    norm_sq: Float[Array, " m"] | None,
+    *,
+    num_outputs: int,
+    num_folds: int = 5,
+    use_bias: bool = True,
+    label_smoothing: Any = 0.0,
+) -> Float[Array, ""]:
+    """Returns the norm whose heads have the least loss on held-out examples.
+
+    Args:
+      key: decides which examples are held out together.
+      batch: features `[n, d]`, targets and weights.
+      norm_sq: norms to try, ascending; None for the range of the data.
+      num_outputs: outputs of the head.
+      num_folds: parts of the examples, each held out once.
+      use_bias: whether the head has a bias.
+      label_smoothing: of the training targets.
+
+    Returns:
+      The norm; at an end of the range if the loss is least there.
+    """
+    n = len(batch.targets)
+    weights = batch.weights
+    if weights is None:
+        weights = jnp.ones(n, jnp.result_type(float))
+    fold_of = jax.random.permutation(key, n) % num_folds
+    prepare = partial(
+        class_statistics,
+        num_outputs=num_outputs,
+        use_bias=use_bias,
+        label_smoothing=label_smoothing,
+    )
+    if norm_sq is None:
+        norm_sq = _norm_range(prepare(as_batches(batch, BLOCK_SIZE)))
+
+    def losses_without(fold):
+        held_out = (fold_of == fold).astype(weights.dtype)
+        train = batch._replace(weights=weights * (1 - held_out))
+        unseen = batch._replace(weights=weights * held_out)
+        batches = as_batches(train, BLOCK_SIZE)
+        fit = partial(
+            fit_head,
+            batches,
+            prepare(batches),
+            use_bias=use_bias,
+            label_smoothing=label_smoothing,
+            tolerance=LOOSE,
+        )
+        return _valley(
+            fit, lambda head: mean_log_loss(unseen, head, BLOCK_SIZE)[0], norm_sq
+        )
+
+    losses = lax.map(losses_without, jnp.arange(num_folds)).mean(0)
+    return jnp.exp(parabola_minimum(jnp.log(norm_sq), losses).position)
+
+
+def _validate(unseen, head):
+    return mean_log_loss(unseen, head, BLOCK_SIZE)[0]
+
+
+def _valley(fit, validate, norm_sq):
+    """Losses along rising norms, infinite where the path was no longer followed."""
+
+    def is_open(state):
+        i, losses, _ = state
+        last = losses[jnp.maximum(i - 1, 0)]
+        return (i < len(norm_sq)) & ((i == 0) | (last <= RISE * losses.min()))
+
+    def body(state):
+        i, losses, start = state
+        head = fit(norm_sq[i], start=start)
+        return i + 1, losses.at[i].set(validate(head)), head.kernel
+
+    shape = jax.eval_shape(fit, norm_sq[0]).kernel
+    losses = jnp.full(norm_sq.shape, jnp.inf, shape.dtype)
+    start = jnp.zeros(shape.shape, shape.dtype)
+    return lax.while_loop(is_open, body, (jnp.int32(0), losses, start))[1]
+
+
+def _norm_range(statistics: ClassStatistics) -> Float[Array, " m"]:
+    spectrum, h = statistics.spectrum, curvature(statistics.shares)
+    mean = jnp.maximum(spectrum.eigenvalues, 0).mean()
+    multipliers = jnp.asarray(MULTIPLIERS, mean.dtype) * jnp.where(mean > 0, mean, 1)
+    strengths = multiplier_to_strength(multipliers)
+    norms = jax.vmap(lambda s: norm_of_strength(spectrum, s).sum())(strengths)
+    norms = norms / h**2
+    # Features that tell nothing make no head of any norm.
+    return jnp.where(
+        norms > 0, norms, jnp.exp(jnp.arange(len(norms), dtype=mean.dtype))
+    )

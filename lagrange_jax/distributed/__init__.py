@@ -1,0 +1,1 @@
+"""Examples on many devices and hosts. Imports `initializers` and `statistics`."""

@@ -1,0 +1,1 @@
+"""Init transforms. Imports `constraints`, `models.params` and what they stand on."""

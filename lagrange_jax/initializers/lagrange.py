@@ -1,0 +1,279 @@
+"""The Lagrangian head as an init transform, for squared error and cross-entropy."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax.batches import as_batches
+from lagrange_jax.bounds import Constraint
+from lagrange_jax.constraints.cross_validation import (
+    CrossValidation,
+    choose_norm,
+    cross_validated_norm,
+)
+from lagrange_jax.constraints.from_data import loss_within
+from lagrange_jax.initializers.transforms import require_batches
+from lagrange_jax.models.params import get_layer, set_layer
+from lagrange_jax.solvers.classes import class_statistics
+from lagrange_jax.solvers.cross_entropy import fit_head, require_search
+from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.solvers.solution import HeadSolution, Status
+from lagrange_jax.statistics.moments import init_moments, update_moments
+from lagrange_jax.statistics.spectrum import decompose
+from lagrange_jax.types import Batch, Batches, InitTransform, Model, Variables
+
+__all__ = ["CrossEntropy", "lagrange"]
+
+# Rows of kept features that are multiplied at once.
+BLOCK_SIZE = 4096
+
+
+class CrossEntropy(NamedTuple):
+    """Options of the cross-entropy head.
+
+    Attributes:
+      label_smoothing: share of each target that is spread evenly over the classes.
+      tolerance: of the relative KKT residual; None for `solve_cross_entropy`'s.
+      max_passes: evaluations of the loss after which the search is given up.
+      keep_features: whether the features of all examples are computed once and kept,
+        N x d numbers; else every evaluation takes all examples through the network,
+        and memory is that of a batch.
+    """
+
+    label_smoothing: Any = 0.0
+    tolerance: float | None = None
+    max_passes: int = 1000
+    keep_features: bool = True
+
+
+def lagrange(
+    constraint: Constraint | CrossValidation | None = None,
+    *,
+    loss: Literal["squared_error", "cross_entropy"] | CrossEntropy = "squared_error",
+) -> InitTransform:
+    r"""Solves for the head: the least initial loss that the norm allows.
+
+    All layers below keep their values. Where the solve fails (non-finite features,
+    say) the head keeps its values too, and `info.status` tells why; `check(info)`
+    raises.
+
+    *Squared error.* One pass over the batches collects the moments of the head's
+    inputs; one eigendecomposition and a secular equation give the globally optimal
+    kernel and bias, see `solve_least_squares`.
+
+    *Cross-entropy.* The same pass and decomposition give the start of a search among
+    the kernels of the norm, see `solve_cross_entropy`. Targets are integer labels or
+    probabilities; a head with one output is a binary one.
+
+    Args:
+      constraint: the norm constraint. None takes for squared error `loss_within()`,
+        which measured best in the study `rul` whatever the scale of the
+        targets, and for cross-entropy `cross_validated_norm()`.
+      loss: `"squared_error"`, `"cross_entropy"`, or `CrossEntropy(...)` with options.
+
+    Returns:
+      An init transform; its info is the `HeadSolution`.
+
+    Raises:
+      ValueError: if the loss is unknown, or the constraint is none or not for it.
+    """
+    if not isinstance(constraint, Constraint | CrossValidation | None):
+        raise ValueError(
+            "expected a constraint, such as forward_variance() or weight_norm(1.0); "
+            f"got {constraint!r}."
+        )
+    is_name = isinstance(loss, str) and loss in ("squared_error", "cross_entropy")
+    if not is_name and not isinstance(loss, CrossEntropy):
+        raise ValueError(
+            "expected loss to be 'squared_error', 'cross_entropy' or "
+            f"CrossEntropy(...); got {loss!r}."
+        )
+    if is_name and loss == "squared_error":
+        if isinstance(constraint, CrossValidation):
+            raise ValueError(
+                "cross_validated_norm() needs loss='cross_entropy'. For squared error "
+                "gcv_norm() or loss_within() choose the norm from the spectrum."
+            )
+        return _squared_error(loss_within() if constraint is None else constraint)
+    options = CrossEntropy() if isinstance(loss, str) else loss
+    require_search(options.label_smoothing, options.tolerance, options.max_passes)
+    constraint = cross_validated_norm() if constraint is None else constraint
+    if isinstance(constraint, Constraint) and constraint.exact:
+        raise ValueError("exact=True needs loss='squared_error'; got cross-entropy.")
+    if isinstance(constraint, CrossValidation) and not options.keep_features:
+        raise ValueError(
+            "cross-validation goes over the features too often to compute them anew: "
+            "name a norm, weight_norm(c, per_output=False) say, or keep the features."
+        )
+    return _cross_entropy(constraint, options)
+
+
+def _squared_error(constraint: Constraint) -> InitTransform:
+    def init(key, model, variables, batches):
+        layer = get_layer(variables, model.head)
+        kernel = layer["kernel"]
+
+        def step(state, batch, variables):
+            moments, key = state
+            key, tap_key = jax.random.split(key)
+            taps = model.taps(variables, batch.inputs, tap_key)
+            examples = _head_batch(taps[model.head].inputs, batch, kernel.shape[1])
+            return update_moments(moments, *examples), key
+
+        num_features, num_outputs = kernel.shape
+        moments = init_moments(num_features, num_outputs, _moment_dtype(kernel))
+        fold = require_batches(batches, "lagrange").fold
+        moments, _ = fold(step, (moments, key), variables)
+        spectrum = decompose(moments, use_bias="bias" in layer)
+        solution = solve_spectrum(
+            spectrum,
+            constraint.norm_sq(spectrum),
+            relation=constraint.relation,
+            exact=constraint.exact,
+            tie_break=kernel,
+        )
+        return _replace_head(model, variables, solution), solution
+
+    return init
+
+
+def _cross_entropy(
+    constraint: Constraint | CrossValidation, options: CrossEntropy
+) -> InitTransform:
+    def init(key, model, variables, batches):
+        layer = get_layer(variables, model.head)
+        kernel, use_bias = layer["kernel"], "bias" in layer
+        tap_key, fold_key = jax.random.split(key)
+        batches, kept = require_batches(batches, "lagrange"), None
+        tap = _tap(model, kernel.shape[1])
+        if options.keep_features:
+            kept = _collect(batches, tap, variables, tap_key)
+            batches = as_batches(kept, BLOCK_SIZE)
+        else:
+            batches = _tap_anew(batches, tap, variables, tap_key)
+        shared: dict[str, Any] = dict(
+            use_bias=use_bias, label_smoothing=options.label_smoothing
+        )
+        statistics = class_statistics(batches, kernel.shape[1], **shared)
+        if isinstance(constraint, CrossValidation):
+            norm_sq = choose_norm(
+                fold_key,
+                kept,
+                constraint.norm_sq,
+                num_outputs=kernel.shape[1],
+                num_folds=constraint.num_folds,
+                **shared,
+            )
+        else:
+            norm_sq = constraint.norm_sq(statistics.spectrum)
+        solution = fit_head(
+            batches,
+            statistics,
+            norm_sq,
+            relation=constraint.relation,
+            tie_break=kernel.astype(statistics.shares.dtype),
+            tolerance=options.tolerance,
+            max_passes=options.max_passes,
+            **shared,
+        )
+        return _replace_head(model, variables, solution), solution
+
+    return init
+
+
+def _tap(model, num_outputs):
+    """Returns the function that makes of a batch of inputs one of features."""
+
+    def tap(index, batch, variables, key):
+        taps = model.taps(variables, batch.inputs, jax.random.fold_in(key, index))
+        features = taps[model.head].inputs
+        return _head_batch(features, batch, num_outputs, may_be_labels=True)
+
+    return tap
+
+
+def _collect(batches, tap, variables, key) -> Batch:
+    """The inputs of the head, computed once and kept."""
+    if batches.collect is None:
+        raise ValueError(
+            "examples that are spread over devices cannot be kept in one place: pass "
+            "CrossEntropy(keep_features=False), or data on one device."
+        )
+    return batches.collect(tap, variables, key)
+
+
+def _tap_anew(batches, tap, variables, key) -> Batches:
+    """The inputs of the head, computed at every pass."""
+
+    @functools.cache  # one function a step, so that a stream compiles it once
+    def tapped(step):
+        def step_of_tap(state, batch, variables, key, *constants):
+            state, index = state
+            batch = tap(index, batch, variables, key)
+            return step(state, batch, *constants), index + 1
+
+        return step_of_tap
+
+    def fold(step, state, *constants):
+        state = (state, jnp.int32(0))
+        return batches.fold(tapped(step), state, variables, key, *constants)[0]
+
+    first = tap(0, batches.first, variables, key)
+    return Batches(fold, first, batches.while_loop)
+
+
+def _moment_dtype(kernel):
+    return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+
+
+def _head_batch(
+    features: jax.Array, batch: Batch, num_outputs: int, may_be_labels: bool = False
+) -> Batch:
+    """Returns features `[n, d]`, targets `[n, k]` (or labels `[n]`) and weights `[n]`.
+
+    Extra axes between examples and features (the positions of a sequence) count as
+    examples of their own, with the weight of their sequence.
+
+    Raises:
+      ValueError: if the targets do not fit the head.
+    """
+    targets, weights = batch.targets, batch.weights
+    is_label = not jnp.issubdtype(targets.dtype, jnp.floating)
+    if is_label and not may_be_labels:
+        raise ValueError(
+            f"expected floating-point targets for squared error; got {targets.dtype}. "
+            "Class labels need lagrange(loss='cross_entropy'), or "
+            f"jax.nn.one_hot(labels, {num_outputs}); counts need "
+            "targets.astype(jnp.float32)."
+        )
+    expected = (*features.shape[:-1], num_outputs)
+    if targets.ndim == features.ndim - 1 and (is_label or num_outputs == 1):
+        expected = expected[:-1]
+    if targets.shape != expected:
+        raise ValueError(
+            f"expected targets of shape {expected}, as the head puts out; got "
+            f"{batch.targets.shape}."
+        )
+    by_label = is_label and targets.ndim == features.ndim - 1
+    positions = features[..., 0].size // features.shape[0]
+    if weights is not None:
+        weights = jnp.repeat(weights, positions)
+    return Batch(
+        features.reshape(-1, features.shape[-1]),
+        targets.reshape(-1) if by_label else targets.reshape(-1, num_outputs),
+        weights,
+    )
+
+
+def _replace_head(model: Model, variables: Variables, solution: HeadSolution):
+    """Writes the solved head, or keeps the old one where the solve failed."""
+    layer = get_layer(variables, model.head)
+    solved = {"kernel": solution.kernel, "bias": solution.bias}
+    is_solved = solution.status == Status.SUCCESS
+    arrays = {
+        name: jnp.where(is_solved, solved[name].astype(old.dtype), old)
+        for name, old in layer.items()
+    }
+    return set_layer(variables, model.head, **arrays)

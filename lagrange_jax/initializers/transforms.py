@@ -1,0 +1,214 @@
+"""Init transforms: random baselines and LSUV, and what applies any of them.
+
+An `InitTransform` is a pure function `(key, model, variables, batches) ->
+(variables, info)`. `chain` composes them; `initialize` draws the model's own random
+parameters and applies one.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, orthogonal
+
+from lagrange_jax._checks import (
+    require_callable,
+    require_count,
+    require_key,
+    require_kind,
+    require_shapes,
+)
+from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.models.params import get_layer, set_layer
+from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
+
+__all__ = [
+    "chain",
+    "initialize",
+    "lsuv",
+    "reinitialize",
+    "require_batches",
+    "require_initialize",
+]
+
+
+def chain(*transforms: InitTransform) -> InitTransform:
+    """Applies init transforms one after the other.
+
+    Args:
+      *transforms: any number of init transforms.
+
+    Returns:
+      An init transform whose info is the tuple of their infos, in order.
+    """
+    for transform in transforms:
+        require_callable("transform", transform)
+
+    def init(key, model, variables, batches):
+        infos = []
+        for i, transform in enumerate(transforms):
+            step_key = jax.random.fold_in(key, i)
+            variables, info = transform(step_key, model, variables, batches)
+            infos.append(info)
+        return variables, tuple(infos)
+
+    return init
+
+
+def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTransform:
+    """Draws the kernels of affine layers anew and sets their biases to zero.
+
+    Args:
+      kernel_init: any of `jax.nn.initializers` (`lecun_normal()`, `glorot_normal()`,
+        `he_normal()`, `orthogonal()`) or `negative_mean()`.
+      head_only: whether to touch the head alone instead of every layer in
+        `model.layers`.
+
+    Returns:
+      An init transform without info (None).
+    """
+    require_callable("kernel_init", kernel_init)
+
+    def init(key, model, variables, batches):
+        del batches
+        paths = (model.head,) if head_only else model.layers
+        for i, path in enumerate(paths):
+            layer = get_layer(variables, path)
+            kernel = layer["kernel"]
+            arrays = {name: jnp.zeros_like(a) for name, a in layer.items()}
+            arrays["kernel"] = kernel_init(
+                jax.random.fold_in(key, i), kernel.shape, kernel.dtype
+            )
+            variables = set_layer(variables, path, **arrays)
+        return variables, None
+
+    return init
+
+
+def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransform:
+    r"""Layer-sequential unit variance.
+
+    Draws orthonormal kernels, then goes through the layers in call order and divides
+    each kernel by the standard deviation of the layer's output on the first batch.
+
+    Args:
+      kernel_init: how the kernels are drawn; None for `orthogonal()`.
+      std: the wanted standard deviation of every layer's output.
+
+    Returns:
+      An init transform; its info holds the standard deviation that each layer had
+      before it was scaled, by path joined with "/".
+
+    References:
+      D. Mishkin, J. Matas, "All you need is a good init", ICLR 2016.
+    """
+    require_shapes({"std": ""}, {"std": std})
+    draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
+
+    def init(key, model, variables, batches):
+        first, info = require_batches(batches, "lsuv").first, {}
+        variables, _ = draw(key, model, variables, batches)
+        for path in model.layers:
+            outputs = model.taps(variables, first.inputs, key)[path].outputs
+            found = _weighted_std(outputs.astype(jnp.float32), first.weights)
+            usable = jnp.isfinite(found) & (found > 0)
+            scale = jnp.where(usable, std / jnp.where(usable, found, 1), 1)
+            kernel = get_layer(variables, path)["kernel"]
+            variables = set_layer(
+                variables, path, kernel=kernel * scale.astype(kernel.dtype)
+            )
+            info["/".join(map(str, path))] = found
+        return variables, info
+
+    return init
+
+
+def _weighted_std(values, weights):
+    if weights is None:
+        return jnp.std(values)
+    if values.shape[:1] != weights.shape:
+        raise ValueError(
+            f"expected {len(weights)} examples along the first axis of a layer's "
+            f"output, to weigh them; got shape {values.shape}. Use lsuv without "
+            "example weights for a network that folds examples into another axis."
+        )
+    weights = weights.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
+    weights = jnp.broadcast_to(weights, values.shape)
+    values = jnp.where(weights > 0, values, 0)
+    mean = jnp.average(values, weights=weights)
+    return jnp.sqrt(jnp.average((values - mean) ** 2, weights=weights))
+
+
+def require_batches(batches: Batches | None, name: str) -> Batches:
+    """Refuses a transform that needs data and got none."""
+    if batches is None:
+        raise ValueError(
+            f"{name} needs data: pass initialize(key, model, init, (inputs, targets))."
+        )
+    return batches
+
+
+def initialize(
+    key: Key,
+    model: Model,
+    init: InitTransform,
+    batches: Any = None,
+    *,
+    batch_size: int = 1024,
+) -> tuple[Variables, Any]:
+    """Draws a model's parameters and applies an init transform.
+
+    With arrays everything runs in one jitted call, and `jax.vmap` over keys (or
+    over inputs, targets, weights) gives an ensemble. With an iterable the pass over
+    the data is a Python loop of jitted steps, so that a data set of any length
+    streams through.
+
+    Args:
+      key: PRNG key; decides the random parameters and every random choice.
+      model: made by `linen.as_model` or `nnx.as_model`.
+      init: an init transform.
+      batches: `(inputs, targets)` or `(inputs, targets, weights)` arrays, or an
+        iterable of such tuples. May be None for transforms that need no data.
+      batch_size: examples in one forward pass when `batches` is arrays.
+
+    Returns:
+      The variables, like those of the module's own `init`, and the transform's info.
+
+    Raises:
+      ValueError: if data are missing or do not fit the model; the sentence says how.
+
+    Example:
+      >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
+      >>> targets = inputs[:, :1] ** 2
+      >>> model = lj.linen.as_model(nn.Sequential([nn.Dense(16), nn.Dense(1)]), inputs)
+      >>> init = lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange())
+      >>> key = jax.random.key(1)
+      >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
+      >>> lj.check(info)  # raises if a head could not be solved
+    """
+    require_initialize(key, model, init, batch_size)
+    if batches is None or is_arrays(batches):
+        data = None if batches is None else as_batch(batches)
+        return _initialize(key, data, model, init, batch_size)
+    variables = jax.jit(model.init)(key)
+    return init(_transform_key(key), model, variables, as_batches(batches))
+
+
+def require_initialize(key: Any, model: Any, init: Any, batch_size: Any) -> None:
+    """Refuses arguments of `initialize` that are of another kind."""
+    require_key(key)
+    require_kind("model", model, Model)
+    require_callable("init", init)
+    require_count("batch_size", batch_size)
+
+
+def _transform_key(key):
+    # The model's own init gets the key itself: the same draw as module.init(key).
+    return jax.random.fold_in(key, 1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "init", "batch_size"))
+def _initialize(key, data, model, init, batch_size):
+    batches = None if data is None else as_batches(data, batch_size)
+    return init(_transform_key(key), model, model.init(key), batches)

@@ -1,0 +1,1 @@
+"""Linear algebra, root finding and minimisation. Imports JAX alone."""

@@ -1,0 +1,1 @@
+"""Every L2 strength from one spectrum. Imports `bounds`, `statistics`, `numerics`."""

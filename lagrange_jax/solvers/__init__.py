@@ -1,0 +1,1 @@
+"""The optimal head under a bound. Imports `bounds`, `statistics`, `numerics`."""

@@ -1,0 +1,166 @@
+r"""What a solver returns: the head, its multiplier, and evidence that it is right."""
+
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lagrange_jax._checks import require_shapes
+from lagrange_jax.numerics.linalg import dot
+
+__all__ = ["HeadSolution", "Status", "check", "stationarity"]
+
+
+class Status(enum.IntEnum):
+    """How a solve ended. Anything but `SUCCESS` means: do not use the kernel."""
+
+    SUCCESS = 0
+    NO_DATA = 1
+    NONFINITE_FEATURES = 2
+    NONFINITE_TARGETS = 3
+    INVALID_NORM = 4
+    NOT_CONVERGED = 5
+    INVALID_TARGETS = 6
+    NOT_GLOBAL = 7
+    NO_VARIANCE = 8
+
+    @property
+    def message(self) -> str:
+        """A sentence that says what happened and what to do."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.SUCCESS: "The head is solved.",
+    Status.NO_DATA: (
+        "All example weights are zero, so there is nothing to fit. Give at least one "
+        "example a positive weight."
+    ),
+    Status.NONFINITE_FEATURES: (
+        "The head's inputs hold NaN or infinity. Look for them in the network's "
+        "inputs, or in a layer before the head that overflows."
+    ),
+    Status.NONFINITE_TARGETS: (
+        "The targets hold NaN or infinity. Remove or mask those examples (weight 0)."
+    ),
+    Status.INVALID_NORM: (
+        "The norm constraint is not a positive finite number. Check the gain or the "
+        "norm_sq of the constraint."
+    ),
+    Status.NOT_CONVERGED: (
+        "The solver did not reach its tolerance. Rescale features or targets, or "
+        "solve in float64."
+    ),
+    Status.INVALID_TARGETS: (
+        "Some targets are no classes: labels outside 0..k-1, or probabilities below "
+        "zero or not one in sum. Correct them, or mask those examples (weight 0)."
+    ),
+    Status.NOT_GLOBAL: (
+        "The norm is larger than the unconstrained optimum's, so that the problem on "
+        "the sphere is not convex and its solution may be a local one. Use "
+        'relation="at_most" or a smaller norm.'
+    ),
+    Status.NO_VARIANCE: (
+        "Neither features nor targets vary, or so little that their squares underflow, "
+        "so there is nothing to fit. Give more examples, or rescale them."
+    ),
+}
+
+
+class HeadSolution(NamedTuple):
+    r"""A solved head.
+
+    Per-output quantities have shape `[k]` when the constraint is per output and
+    `[]` when it is global.
+
+    Attributes:
+      kernel: weights W of the head.
+      bias: bias b of the head; zero where the head has none.
+      multiplier: the KKT multiplier $\mu$ of the norm constraint. Positive: the
+        constraint shrinks the head, as ridge regression of strength $2\mu$ does.
+        Negative: it inflates the head. Zero: an `at_most` bound that is not met.
+      norm_sq: the squared norm that the kernel has, in the constraint's metric.
+      objective: the loss at (W, b), mean over examples and sum over outputs.
+      stationarity: relative KKT residual, see `stationarity`.
+      norm_error: `|norm_sq / wanted - 1|` for a met constraint, else zero.
+      gap_bound: a certificate, `loss - global minimum <= gap_bound` for the loss
+        of these columns, whatever way the kernel was found.
+      is_global: whether the second-order condition for a global minimiser holds.
+      is_hard_case: whether the data leave part of the kernel free, so that it was
+        filled in along the tie-break kernel.
+      status: a `Status`.
+    """
+
+    kernel: Float[Array, "d k"]
+    bias: Float[Array, " k"]
+    multiplier: Float[Array, "*k"]
+    norm_sq: Float[Array, "*k"]
+    objective: Float[Array, ""]
+    stationarity: Float[Array, "*k"]
+    norm_error: Float[Array, "*k"]
+    gap_bound: Float[Array, "*k"]
+    is_global: Bool[Array, "*k"]
+    is_hard_case: Bool[Array, "*k"]
+    status: Int[Array, ""]
+
+
+def stationarity(
+    covariance: Float[Array, "d d"],
+    cross: Float[Array, "d k"],
+    kernel: Float[Array, "d k"],
+    multiplier: Float[Array, "1 m"],
+    metric_kernel: Float[Array, "d k"] | None = None,
+) -> Float[Array, "d k"]:
+    r"""Returns the KKT residual $R - S W - \mu M W$ of a least-squares head.
+
+    Zero if and only if W is a stationary point of the loss on its norm sphere.
+
+    Args:
+      covariance: $S$.
+      cross: $R$.
+      kernel: $W$.
+      multiplier: $\mu$ as a row, m = k for one an output, m = 1 for one in all.
+      metric_kernel: $M W$ for a norm $\langle W, M W \rangle$; None for $M = I$.
+
+    Returns:
+      The residual, of the shape of the kernel.
+    """
+    arrays = dict(
+        covariance=covariance,
+        cross=cross,
+        kernel=kernel,
+        metric_kernel=metric_kernel,
+        multiplier=multiplier,
+    )
+    dims = dict.fromkeys(arrays, "d k") | dict(covariance="d d", multiplier="1 m")
+    require_shapes(dims, arrays)
+    if multiplier.shape[1] not in (1, cross.shape[1]):
+        raise ValueError(
+            f"expected multiplier of shape [1, 1] or [1, {cross.shape[1]}]; got "
+            f"{list(multiplier.shape)}."
+        )
+    metric_kernel = kernel if metric_kernel is None else metric_kernel
+    return cross - dot(covariance, kernel) - multiplier * metric_kernel
+
+
+def check(info: Any) -> None:
+    """Raises if any solve in `info` failed; the host-side reading of a status.
+
+    Args:
+      info: a `HeadSolution`, or any pytree that holds some, batched or not.
+
+    Raises:
+      ValueError: naming the cause and how many solves it stopped.
+    """
+    leaves = jax.tree.leaves(info, is_leaf=lambda x: isinstance(x, HeadSolution))
+    for solution in leaves:
+        if isinstance(solution, HeadSolution):
+            status = np.asarray(solution.status)
+            for code in np.unique(status[status != Status.SUCCESS]):
+                count = int((status == code).sum())
+                raise ValueError(
+                    f"{Status(code).name}: {count} of {status.size} heads were not "
+                    f"solved. {Status(code).message}"
+                )

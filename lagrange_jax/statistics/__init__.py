@@ -1,0 +1,1 @@
+"""What the head needs to know of the data. Imports `numerics`."""

@@ -1,0 +1,155 @@
+r"""One eigendecomposition that every norm and every strength shares.
+
+With $S = Q\,\mathrm{diag}(s)\,Q^T$ and $P = Q^T R$ the constrained head, the ridge
+path, degrees of freedom, leave-one-out and evidence are all cheap functions of
+$(s, P)$. Decompose once, ask for as many norms and strengths as you like.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lagrange_jax._checks import require_record, require_shapes
+from lagrange_jax.numerics.linalg import dot
+from lagrange_jax.statistics.moments import Moments
+
+__all__ = [
+    "Factor",
+    "Quadratic",
+    "Spectrum",
+    "covariance_times",
+    "decompose",
+    "mean_variance",
+    "quadratic",
+    "require_spectrum",
+    "smallest_eigenvalue",
+]
+
+
+class Factor(NamedTuple):
+    """A covariance of fewer rows than columns, as the rows themselves.
+
+    Attributes:
+      rows: centred features, each times the root of its share of the weight, so that
+        the covariance is `rows.T @ rows`.
+    """
+
+    rows: Float[Array, "n d"]
+
+
+class Quadratic(NamedTuple):
+    """The quadratic problem of a head: the last fields of a `Spectrum`, in order."""
+
+    covariance: Float[Array, "d d"]
+    cross: Float[Array, "d k"]
+    variance: Float[Array, " k"]
+    mean_x: Float[Array, " d"]
+    mean_t: Float[Array, " k"]
+    count: Float[Array, ""]
+
+
+class Spectrum(NamedTuple):
+    r"""The quadratic problem of a head, in the eigenbasis of its features.
+
+    The problem is to minimise
+    $f(W) = \sum_j v_j - 2 \langle R, W \rangle + \langle W, S W \rangle$.
+    Derivatives flow through `covariance`, `cross`, `variance` and the means;
+    eigenvalues and eigenvectors are constants to automatic differentiation, since
+    their derivatives do not exist where an eigenvalue repeats.
+
+    Attributes:
+      eigenvalues: $s$, ascending; as many as features, but for a thin spectrum.
+      eigenvectors: $Q$, one eigenvector a column.
+      projections: $P = Q^T R$.
+      covariance: $S$; the raw second moment for a head without bias. Its `Factor`
+        where the spectrum is thin, see `decompose_gram`.
+      cross: $R$; likewise.
+      variance: $v$, the mean squared target that a zero kernel leaves over.
+      mean_x: mean of the features; zero for a head without bias.
+      mean_t: mean of the targets; zero for a head without bias.
+      count: total weight N of the examples.
+    """
+
+    eigenvalues: Float[Array, " m"]
+    eigenvectors: Float[Array, "d m"]
+    projections: Float[Array, "m k"]
+    covariance: Float[Array, "d d"] | Factor
+    cross: Float[Array, "d k"]
+    variance: Float[Array, " k"]
+    mean_x: Float[Array, " d"]
+    mean_t: Float[Array, " k"]
+    count: Float[Array, ""]
+
+
+def quadratic(moments: Moments, *, use_bias: bool = True) -> Quadratic:
+    """Returns the quadratic problem of a head; arguments are those of `decompose`."""
+    covariance, cross, variance = moments.cov_xx, moments.cov_xt, moments.var_t
+    mean_x, mean_t = moments.mean_x, moments.mean_t
+    if not use_bias:
+        covariance = covariance + jnp.outer(mean_x, mean_x)
+        cross = cross + jnp.outer(mean_x, mean_t)
+        variance = variance + mean_t**2
+        mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
+    return Quadratic(covariance, cross, variance, mean_x, mean_t, moments.count)
+
+
+def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
+    """Returns the spectrum of the features.
+
+    Args:
+      moments: statistics of features and targets.
+      use_bias: whether the head has a bias. With one, the bias absorbs the means
+        and covariances are centred; without, raw second moments take their place.
+
+    Returns:
+      The `Spectrum`. Where the moments are not finite its arrays are not either.
+
+    Raises:
+      TypeError: if the moments are none.
+      ValueError: if their shapes do not agree.
+    """
+    require_record("moments", moments, Moments)
+    problem = quadratic(moments, use_bias=use_bias)
+    covariance, cross = lax.stop_gradient((problem.covariance, problem.cross))
+    eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
+    return Spectrum(eigenvalues, eigenvectors, dot(eigenvectors.T, cross), *problem)
+
+
+def require_spectrum(spectrum: Spectrum) -> None:
+    """Refuses what is no spectrum, or one whose shapes do not agree."""
+    require_record("spectrum", spectrum, Spectrum)
+    d, covariance = len(spectrum.mean_x), spectrum.covariance
+    name = "spectrum.covariance"
+    if isinstance(covariance, Factor):
+        require_shapes({name: "n d"}, {name: covariance.rows}, d=d)
+    else:
+        require_shapes({name: "d d"}, {name: covariance}, d=d)
+
+
+def covariance_times(
+    spectrum: Spectrum, kernel: Float[Array, "d k"]
+) -> Float[Array, "d k"]:
+    """Returns the covariance times a kernel."""
+    if isinstance(spectrum.covariance, Factor):
+        rows = spectrum.covariance.rows
+        return dot(rows.T, dot(rows, kernel))
+    return dot(spectrum.covariance, kernel)
+
+
+def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:
+    """Returns the mean variance of the features; one where all are constant."""
+    if isinstance(spectrum.covariance, Factor):
+        trace = jnp.sum(spectrum.covariance.rows**2)
+    else:
+        trace = jnp.trace(spectrum.covariance)
+    variance = trace / len(spectrum.cross)
+    return jnp.where(variance == 0, 1, variance)
+
+
+def smallest_eigenvalue(spectrum: Spectrum) -> Float[Array, ""]:
+    """Returns the smallest eigenvalue; a factor of few rows leaves some at zero."""
+    if isinstance(spectrum.covariance, Factor):
+        return jnp.zeros((), spectrum.eigenvalues.dtype)
+    return spectrum.eigenvalues[0]

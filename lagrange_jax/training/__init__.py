@@ -1,0 +1,1 @@
+"""Whole grids of trainings in one call. Imports `initializers` and `models.params`."""

@@ -1,0 +1,1 @@
+"""Penalties and proximal steps as Optax transformations. Imports Optax alone."""

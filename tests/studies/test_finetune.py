@@ -1,0 +1,104 @@
+"""Fine-tuning a whole network on CIFAR-100: the smoke run, its images, its table."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common import record
+from experiments.studies.cifar100 import finetune, finetune_results, finetune_training
+from experiments.studies.cifar100.finetune import Finetuning
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run on images of four colours, with a network that has learnt nothing."""
+    path = tmp_path_factory.mktemp("finetune")
+    # Optax's Adam relies on JAX's usual promotion.
+    with jax.numpy_dtype_promotion("standard"):
+        finetune.run(Finetuning.smoke(), path)
+    return path
+
+
+def test_rows_and_curves(folder):
+    rows, arrays = record.read_rows(folder), record.read_arrays(folder)
+    kaiming, solved = rows
+    assert [row["head"] for row in rows] == ["kaiming", "gcv/calibrated"]
+    # The colours are the classes: the solved head knows them before training.
+    assert kaiming["initial_test_accuracy"] < 0.8
+    assert solved["initial_test_accuracy"] == 1.0
+    for row in rows:
+        curve = {
+            k: arrays[f"{row['name']}/{k}"] for k in finetune_training.Curve._fields
+        }
+        np.testing.assert_allclose(curve["epochs"], [0, 1, 2])
+        assert np.isnan(curve["train_loss"][0])
+        assert np.isfinite(curve["train_loss"][1:]).all()
+        assert ((curve["validation_accuracy"] >= 0) & (curve["epochs"] >= 0)).all()
+    losses = arrays[f"{kaiming['name']}/train_loss"]
+    assert losses[2] < losses[1]
+
+
+def test_finished_run_is_not_repeated(folder):
+    before = (folder / "rows.jsonl").read_bytes()
+    finetune.run(Finetuning.smoke(), folder)
+    assert (folder / "rows.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused(folder):
+    config = dataclasses.replace(Finetuning.smoke(), epochs=3)
+    with pytest.raises(ValueError, match="epochs was 2 and is 3"):
+        finetune.run(config, folder)
+    with pytest.raises(ValueError, match="unknown heads nothing; there are kaiming"):
+        finetune.run(dataclasses.replace(config, heads=("nothing",)), folder)
+
+
+def test_table_compares_with_the_baseline_of_the_same_seed(folder):
+    table = finetune_results.draw(folder)
+    assert (folder / "table.md").read_text() == table
+    assert (folder / "curves.png").stat().st_size > 10_000
+    header, _, *lines = table.splitlines()
+    assert "epochs to Kaiming's best validation loss" in header
+    cells = [[x.strip() for x in line.split("|")[1:-1]] for line in lines]
+    assert [line[0] for line in cells] == [
+        "Kaiming",
+        "least squares, cross-validation (GCV), calibrated",
+    ]
+    first, second = record.read_rows(folder)
+    gain = 100 * (second["test_accuracy"] - first["test_accuracy"])
+    assert cells[0][-1] == "+0.00"
+    assert float(cells[1][-1]) == pytest.approx(gain, abs=0.01)
+
+
+def test_images_are_balanced_and_apart():
+    task, config = finetune._load("random", None), Finetuning.smoke()
+    train, validation = finetune._draw_images(task, config, 0)
+    assert np.bincount(train.labels).tolist() == [8] * 4
+    assert np.bincount(validation.labels).tolist() == [4] * 4
+    seen = {image.tobytes() for image in train.images}
+    assert len(seen) == 32
+    assert not any(image.tobytes() in seen for image in validation.images)
+    again, _ = finetune._draw_images(task, config, 0)
+    np.testing.assert_array_equal(again.images, train.images)
+    other, _ = finetune._draw_images(task, config, 1)
+    assert (other.images != train.images).any()
+
+
+def test_augmentation_flips_and_shifts(key):
+    x = 1 + np.arange(16 * 12 * 12 * 3, dtype=np.float32).reshape(16, 12, 12, 3)
+    augmented = np.asarray(
+        jax.jit(finetune_training.augment_images)(key, jnp.asarray(x))
+    )
+    found = []
+    for image, result in zip(x, augmented, strict=True):
+        for flip in (False, True):
+            padded = np.pad(image[:, ::-1] if flip else image, ((4, 4), (4, 4), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 12, 3))
+            matches = (windows[:, :, 0] == result).all((2, 3, 4))
+            found += [(flip, *place) for place in np.argwhere(matches).tolist()]
+    # Every image is one of the 162 that it can become, and they are not all alike.
+    assert len(found) == 16
+    assert len(set(found)) > 8
+    assert {flip for flip, *_ in found} == {False, True}

@@ -1,0 +1,120 @@
+"""The RUL study: its measures, and the smoke run on the real data."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import launch
+from experiments.common import record
+from experiments.studies.rul import figures, metrics, results, training
+
+DATA = os.environ.get("LAGRANGE_JAX_DATA", "")
+
+
+def test_nasa_score_by_hand():
+    true = np.array([10.0, 10.0, 10.0])
+    predicted = np.array([20.0, 10.0, -3.0])
+    assert metrics.nasa_score(predicted, true) == pytest.approx(2 * (np.e - 1))
+    assert metrics.rmse(predicted, true) == pytest.approx((269 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("target", "epochs"), [(9.0, 0.0), (6.0, 0.5), (4.0, 1.0), (1.0, 3.5), (-1.0, None)]
+)
+def test_epochs_to_target_are_interpolated(target, epochs):
+    losses = np.array([8.0, 4.0, 5.0, 2.0, 0.0])
+    found = metrics.epochs_to(target, np.array([0, 1, 2, 3, 4.0]), losses)
+    assert found == (np.inf if epochs is None else pytest.approx(epochs))
+
+
+def test_shuffled_batches_see_every_example_once_a_pass():
+    batches = training.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
+    assert batches.shape == (5, 8)
+    for some in batches.reshape(2, 20):
+        np.testing.assert_array_equal(np.sort(some), np.arange(20))
+    again = training.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
+    np.testing.assert_array_equal(batches, again)
+
+
+def make_result(seed, validation, method="kaiming"):
+    count = len(validation)
+    return results.Result(
+        method=method,
+        scale=1.0,
+        seed=seed,
+        twin="",
+        norm_sq=1.0,
+        multiplier=np.nan,
+        test_rmse=10.0 + seed,
+        nasa_score=100.0,
+        epochs=np.arange(count, dtype=float),
+        validation=np.array(validation),
+        train=np.array(validation),
+        head=np.zeros((count, 3)),
+    )
+
+
+def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
+    curves = {
+        "kaiming": [[9.0, 5.0, 4.0], [9.0, 7.0, 6.0], [9.0, 8.0, 7.0]],
+        "xavier": [[8.0, 4.0, 1.0], [8.0, 6.0, 3.0], [8.5, 7.0, 3.0]],
+        "lecun": [[8.0, 4.0, 1.0], [8.0, 7.0, 6.5], [9.0, 7.0, 5.0]],
+    }
+    table = results.make_table(
+        {
+            (method, 1.0): [make_result(i, x, method) for i, x in enumerate(some)]
+            for method, some in curves.items()
+        }
+    )
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
+    assert cells["| Kaiming"][4:6] == ["2.00 ± 0.00", "0 ± 0"]
+    assert cells["| Xavier"][4:6] == ["1.00 ± 0.00", "50 ± 0"]
+    assert cells["| LeCun"][4:6] == ["not reached (1 of 3)"] * 2
+    # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
+    assert cells["| Xavier"][-2] == "11.0 ± 2.5"
+
+
+def test_missing_data_are_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    arguments = ["rul", "--smoke", "--out", str(tmp_path / "run")]
+    assert launch.main([*arguments, "--data-dir", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
+
+
+def test_unknown_method_is_named(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert launch.main(["rul", "--smoke", "methods=kaimin", "--out", out]) == 2
+    assert "unknown methods kaimin; there are kaiming" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not Path(DATA, "cmapss").is_dir(),
+    reason="LAGRANGE_JAX_DATA names no folder with cmapss/",
+)
+def test_smoke_run_is_recorded_resumed_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    out = tmp_path / "run"
+    arguments = ["rul", "--smoke", "--out", str(out), "--data-dir", DATA]
+    with jax.numpy_dtype_promotion("standard"):  # for Optax's Adam
+        assert launch.main(arguments) == 0
+    assert "1/2 kaiming" in capsys.readouterr().out
+
+    rows = record.read_rows(out)
+    kaiming, lagrange = (results.read_results(out)[x["method"], 125.0] for x in rows)
+    assert lagrange[0].norm_sq == pytest.approx(1, rel=1e-5)
+    # The head is the least-squares one: far better than random before training.
+    assert lagrange[0].train[0] < 0.3 * kaiming[0].train[0]
+    assert kaiming[0].validation.min() < 0.5 * kaiming[0].validation[0]
+    assert lagrange[0].head.shape == (len(lagrange[0].epochs), 101)
+
+    assert launch.main(arguments) == 0  # nothing is run again
+    assert record.read_rows(out) == rows
+    drawn = [out / name for name in ("curves.png", "weights.png", "norm.png")]
+    for path in drawn:
+        path.unlink()
+    assert figures.draw(out) == (out / "table.md").read_text()
+    assert all(path.stat().st_size > 10_000 for path in drawn)
