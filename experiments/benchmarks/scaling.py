@@ -44,7 +44,9 @@ def head_of(method):
 
 
 def thin_head(x, t):
-    return lj.solve_spectrum(lj.decompose_gram(x, t), jnp.ones(t.shape[1]))
+    return lj.solvers.solve_spectrum(
+        lj.statistics.decompose_gram(x, t), jnp.ones(t.shape[1])
+    )
 
 
 def cholesky_solve(covariance, cross):
@@ -190,8 +192,8 @@ def stream(n, d, k, size, method):
         noise = jax.random.normal(jax.random.fold_in(key, 1), (size, k))
         return features, features @ mix + noise
 
-    update = jax.jit(lj.update_moments, donate_argnums=0)
-    moments = lj.init_moments(d, k)
+    update = jax.jit(lj.statistics.update_moments, donate_argnums=0)
+    moments = lj.statistics.init_moments(d, k)
     before = peak_mebibytes()
     for i in range(-(-n // size)):
         moments = update(moments, *make(jax.random.key(i)))

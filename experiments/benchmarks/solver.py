@@ -144,13 +144,13 @@ def parts_against_eigh(rounds, n, d, k, limit):
     spectrum = jax.jit(lj.decompose)(moments)
 
     def head(spectrum, norm_sq):
-        solution = lj.solve_spectrum(spectrum, norm_sq)
+        solution = lj.solvers.solve_spectrum(spectrum, norm_sq)
         return solution.kernel, solution.bias, solution.multiplier
 
     ways = {
         "eigh": call(jnp.linalg.eigh, moments.cov_xx),
         "newton_and_back": call(head, spectrum, jnp.ones(k)),
-        "with_certificate": call(lj.solve_spectrum, spectrum, jnp.ones(k)),
+        "with_certificate": call(lj.solvers.solve_spectrum, spectrum, jnp.ones(k)),
     }
     times = timing.measure(ways, rounds)
     shape = f"d={d} k={k} float32"

@@ -88,7 +88,7 @@ def draw_validation(key):
 
 network = nn.Sequential([nn.Dense(15), nn.tanh, nn.Dense(1)])
 model = lj.linen.as_model(network, np.zeros((1, 10), np.float32))
-train = lj.make_mlp_train(
+train = lj.training.make_mlp_train(
     model,
     optax.losses.sigmoid_binary_cross_entropy,
     lambda strength: optax.chain(
@@ -112,7 +112,7 @@ grid = lj.Grid(
 # numbers, faster on a CPU. Take `make_train` and `run_grid` for any other network.
 
 # %%
-result = lj.run_mlp_grid(
+result = lj.training.run_mlp_grid(
     train, grid, progress=lambda done, total: print(f"{done}/{total}", flush=True)
 )
 losses = result.values.validation_loss[..., -1]

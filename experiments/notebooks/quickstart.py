@@ -88,7 +88,7 @@ train, held_out = (inputs[:1300], targets[:1300]), (inputs[1300:], targets[1300:
 # %%
 network = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
 model = lj.linen.as_model(network, inputs[:1])
-init = lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange())
+init = lj.chain(lj.reinitialize(jax.nn.initializers.he_normal()), lj.lagrange())
 variables, info = lj.initialize(jax.random.key(0), model, init, train)
 lj.check(info)  # raises, naming the cause, if a head could not be solved
 print(results.summarize(info))
@@ -127,7 +127,9 @@ def fit(params):
     return losses
 
 
-kaiming, _ = lj.initialize(jax.random.key(0), model, lj.reinitialize(lj.he_normal()))
+kaiming, _ = lj.initialize(
+    jax.random.key(0), model, lj.reinitialize(jax.nn.initializers.he_normal())
+)
 starts = {"Kaiming": kaiming, "Lagrangian": variables}
 curves = {name: fit(start["params"]) for name, start in starts.items()}
 

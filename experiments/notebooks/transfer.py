@@ -82,7 +82,7 @@ def digits_features():
         model,
         optax.losses.squared_error,
         lambda rate: optax.adam(rate),
-        lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange()),
+        lj.chain(lj.reinitialize(jax.nn.initializers.he_normal()), lj.lagrange()),
         lj.Batch(images[old], np.eye(5, dtype=np.float32)[labels[old]]),
         num_epochs=1 if SMOKE else 20,
         batch_size=32,
@@ -134,7 +134,7 @@ spectrum = lj.decompose(lj.compute_moments(features, targets))
 def solve(constraint):
     @jax.jit
     def solve_under(spectrum):
-        return lj.solve_spectrum(
+        return lj.solvers.solve_spectrum(
             spectrum, constraint.norm_sq(spectrum), relation=constraint.relation
         )
 
@@ -148,10 +148,10 @@ def accuracy(kernel, bias, data):
 
 constraints = {
     "loss within 50 %": lj.loss_within(1.5),
-    "forward variance, at most": lj.forward_variance(relation="at_most"),
-    "generalised cross-validation": lj.gcv_norm(),
+    "forward variance, at most": lj.constraints.forward_variance(relation="at_most"),
+    "generalised cross-validation": lj.ridge.gcv_norm(),
 }
-random = lj.he_normal()(
+random = jax.nn.initializers.he_normal()(
     jax.random.key(0), (features.shape[1], num_classes), jnp.float32
 )
 print(f"{'random':30} {accuracy(random, jnp.zeros(num_classes), test):.1%}")
@@ -172,7 +172,7 @@ path = lj.ridge_path(spectrum, strengths)
 over_path = jax.vmap(accuracy, (0, 0, None))
 choices = {
     "evidence": lj.choose_strength(spectrum),
-    "cross-validation": lj.choose_strength(spectrum, lj.gcv),
+    "cross-validation": lj.choose_strength(spectrum, lj.ridge.gcv),
 }
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -196,7 +196,9 @@ norms = jnp.array([3.0, 30.0, 300.0]) if SMOKE else jnp.geomspace(1.0, 1e4, 9)
 num_held_out = len(features) // 10
 held_out = features[:num_held_out], train[1][:num_held_out]
 rest = features[num_held_out:], train[1][num_held_out:]
-heads = lj.cross_entropy_path(rest, norms, validation=held_out, num_outputs=num_classes)
+heads = lj.solvers.cross_entropy_path(
+    rest, norms, validation=held_out, num_outputs=num_classes
+)
 lj.check(heads.heads)
 
 losses_held_out = np.asarray(heads.validation_loss)

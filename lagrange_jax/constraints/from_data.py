@@ -53,7 +53,7 @@ def loss_within(factor: Any = 1.5, *, per_output: bool = True) -> Constraint:
       >>> targets = 0.9**0.5 * x + 0.1**0.5 * noise
       >>> spectrum = lj.decompose(lj.compute_moments(x, targets))
       >>> constraint = lj.loss_within(1.5)
-      >>> head = lj.solve_spectrum(spectrum, constraint.norm_sq(spectrum))
+      >>> head = lj.solvers.solve_spectrum(spectrum, constraint.norm_sq(spectrum))
       >>> print(f"{head.objective:.3f}")
       0.150
     """

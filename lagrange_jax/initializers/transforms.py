@@ -182,7 +182,8 @@ def initialize(
       >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
       >>> targets = inputs[:, :1] ** 2
       >>> model = lj.linen.as_model(nn.Sequential([nn.Dense(16), nn.Dense(1)]), inputs)
-      >>> init = lj.chain(lj.reinitialize(lj.he_normal()), lj.lagrange())
+      >>> kaiming = lj.reinitialize(jax.nn.initializers.he_normal())
+      >>> init = lj.chain(kaiming, lj.lagrange())
       >>> key = jax.random.key(1)
       >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
       >>> lj.check(info)  # raises if a head could not be solved

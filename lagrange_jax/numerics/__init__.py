@@ -1,1 +1,5 @@
-"""Linear algebra, root finding and minimisation. Imports JAX alone."""
+"""Linear algebra, root finding and minimisation. Imports `_checks` alone."""
+
+from lagrange_jax.numerics.secular import solve_secular
+
+__all__ = ["solve_secular"]

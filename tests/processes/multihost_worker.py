@@ -40,7 +40,7 @@ class MLP(nn.Module):
         return nn.Dense(K)(x)
 
 
-SOLVE = lj.lagrange(lj.forward_variance())
+SOLVE = lj.lagrange(lj.constraints.forward_variance())
 TRAIN = make_train()
 
 
@@ -60,9 +60,11 @@ def collect(key, model, variables, batches):
     def step(state, batch, variables):
         taps = model.taps(variables, batch.inputs, key)
         features = taps[model.head].inputs
-        return lj.update_moments(state, features, batch.targets, batch.weights)
+        return lj.statistics.update_moments(
+            state, features, batch.targets, batch.weights
+        )
 
-    return variables, batches.fold(step, lj.init_moments(12, K), variables)
+    return variables, batches.fold(step, lj.statistics.init_moments(12, K), variables)
 
 
 def run_heads(mine):

@@ -1,6 +1,6 @@
 """Every public module has its place in the API reference."""
 
-import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import lagrange_jax as lj
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = "\n".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
 DOCUMENTED = re.findall(r"automodule:: ([\w.]+)", PAGES)
+PROMISED = {
+    (package, name)
+    for path in Path(lj.__file__).parent.glob("*/__init__.py")
+    for package in [f"lagrange_jax.{path.parent.name}"]
+    for name in importlib.import_module(package).__all__
+}
 EXPORTING = sorted(
-    {
-        str(statement.module)
-        for statement in ast.parse(Path(lj.__file__).read_text()).body
-        if isinstance(statement, ast.ImportFrom)
-        and str(statement.module).startswith("lagrange_jax.")
-    }
+    {getattr(importlib.import_module(p), n).__module__ for p, n in PROMISED}
 )
 
 

@@ -33,7 +33,7 @@ def fold(batches):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 64])
 def test_arrays_are_folded_whole_whatever_the_batch_size(batch_size):
-    batches = lj.as_batches((INPUTS, TARGETS, WEIGHTS), batch_size)
+    batches = lj.batches.as_batches((INPUTS, TARGETS, WEIGHTS), batch_size)
     inputs, targets, count = fold(batches)
     np.testing.assert_allclose(inputs, 2 * WEIGHTS @ INPUTS, rtol=1e-6)
     np.testing.assert_allclose(targets, WEIGHTS @ TARGETS, rtol=1e-6)
@@ -46,14 +46,14 @@ def parts():
 
 
 def test_a_list_may_be_folded_over_often():
-    batches = lj.as_batches(parts())
+    batches = lj.batches.as_batches(parts())
     for _ in range(2):
         np.testing.assert_allclose(fold(batches)[0], 2 * INPUTS.sum(0))
     np.testing.assert_array_equal(batches.first.targets, TARGETS[:4])
 
 
 def test_an_iterator_is_good_for_one_pass():
-    batches = lj.as_batches(iter(parts()))
+    batches = lj.batches.as_batches(iter(parts()))
     np.testing.assert_allclose(fold(batches)[0], 2 * INPUTS.sum(0))
     with pytest.raises(ValueError, match="used up, and a second pass was asked for"):
         fold(batches)
@@ -66,13 +66,13 @@ class Record(NamedTuple):
 
 
 def test_records_are_read_by_name():
-    batches = lj.as_batches(Record(INPUTS, TARGETS, np.arange(10)))
+    batches = lj.batches.as_batches(Record(INPUTS, TARGETS, np.arange(10)))
     assert batches.first.weights is None
     np.testing.assert_allclose(fold(batches)[1], TARGETS.sum(0))
 
 
 def test_inputs_may_be_any_tree():
-    batches = lj.as_batches(({"a": INPUTS, "b": (TARGETS,)}, TARGETS), 4)
+    batches = lj.batches.as_batches(({"a": INPUTS, "b": (TARGETS,)}, TARGETS), 4)
     found = batches.fold(lambda s, b: s + b.inputs["b"][0].sum(), jnp.zeros(()))
     assert found == TARGETS.sum() and batches.first.inputs["a"].shape == (4, 2)
 
@@ -80,7 +80,7 @@ def test_inputs_may_be_any_tree():
 def test_a_boolean_mask_is_a_weight():
     mask = np.arange(10) < 3
     np.testing.assert_allclose(
-        fold(lj.as_batches((INPUTS, TARGETS, mask)))[1], TARGETS[:3].sum(0)
+        fold(lj.batches.as_batches((INPUTS, TARGETS, mask)))[1], TARGETS[:3].sum(0)
     )
 
 
@@ -104,20 +104,20 @@ BAD: dict[str, Any] = {
 @pytest.mark.parametrize("message", BAD)
 def test_mistakes_are_refused(message):
     with pytest.raises(ValueError, match=message):
-        lj.as_batches(BAD[message])
+        lj.batches.as_batches(BAD[message])
 
 
 def test_a_single_array_is_refused():
     with pytest.raises(TypeError, match=r"expected .*got ndarray"):
-        lj.as_batches(INPUTS)
+        lj.batches.as_batches(INPUTS)
 
 
 def test_a_later_batch_is_checked_too():
-    batches = lj.as_batches([parts()[0], (INPUTS, TARGETS[:3])])
+    batches = lj.batches.as_batches([parts()[0], (INPUTS, TARGETS[:3])])
     with pytest.raises(ValueError, match="same number of examples"):
         fold(batches)
 
 
 def test_arrays_fold_inside_a_trace():
-    found = jax.jit(lambda *data: fold(lj.as_batches(data, 4)))(INPUTS, TARGETS)
+    found = jax.jit(lambda *data: fold(lj.batches.as_batches(data, 4)))(INPUTS, TARGETS)
     np.testing.assert_allclose(found[0], 2 * INPUTS.sum(0))

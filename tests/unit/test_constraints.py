@@ -23,14 +23,14 @@ def spectrum(data):
     return jax.jit(lambda *data: lj.decompose(lj.compute_moments(*data)))(*data)
 
 
-solve = jax.jit(lj.solve_spectrum, static_argnames=("relation", "exact"))
+solve = jax.jit(lj.solvers.solve_spectrum, static_argnames=("relation", "exact"))
 
 
 NAMED = {  # E[w^2] d for a gain of one
-    lj.forward_variance: 1.0,
-    lj.backward_variance: D / K,
-    lj.glorot_variance: 2 * D / (D + K),
-    lj.kaiming_variance: 1.0,
+    lj.constraints.forward_variance: 1.0,
+    lj.constraints.backward_variance: D / K,
+    lj.constraints.glorot_variance: 2 * D / (D + K),
+    lj.constraints.kaiming_variance: 1.0,
 }
 CONSTRAINTS = pytest.mark.parametrize("make", NAMED)
 
@@ -47,15 +47,19 @@ def test_the_squared_norm_of_an_output_and_of_all(spectrum, make, gain):
 
 
 def test_default_gains(spectrum):
-    np.testing.assert_allclose(lj.forward_variance().norm_sq(spectrum), 1)
-    np.testing.assert_allclose(lj.kaiming_variance().norm_sq(spectrum), 2, rtol=1e-6)
+    np.testing.assert_allclose(lj.constraints.forward_variance().norm_sq(spectrum), 1)
+    np.testing.assert_allclose(
+        lj.constraints.kaiming_variance().norm_sq(spectrum), 2, rtol=1e-6
+    )
 
 
 def test_explicit_norms(spectrum):
-    np.testing.assert_allclose(lj.weight_norm(3.0).norm_sq(spectrum), [3.0] * K)
-    each = lj.weight_norm([1.0, 2.0, 3.0]).norm_sq(spectrum)
+    np.testing.assert_allclose(
+        lj.constraints.weight_norm(3.0).norm_sq(spectrum), [3.0] * K
+    )
+    each = lj.constraints.weight_norm([1.0, 2.0, 3.0]).norm_sq(spectrum)
     np.testing.assert_allclose(each, [1, 2, 3])
-    total = lj.weight_norm(3.0, per_output=False).norm_sq(spectrum)
+    total = lj.constraints.weight_norm(3.0, per_output=False).norm_sq(spectrum)
     assert total.shape == () and total == 3
 
 
@@ -63,7 +67,10 @@ def test_explicit_norms(spectrum):
 def test_relation_and_metric_are_passed_on(make):
     assert make()[1:] == ("equality", False)
     assert make(relation="at_most", exact=True)[1:] == ("at_most", True)
-    assert lj.weight_norm(1.0, relation="at_most", exact=True)[1:] == ("at_most", True)
+    assert lj.constraints.weight_norm(1.0, relation="at_most", exact=True)[1:] == (
+        "at_most",
+        True,
+    )
 
 
 def test_the_forward_constraint_keeps_the_signal():
@@ -77,7 +84,7 @@ def test_the_forward_constraint_keeps_the_signal():
 
 
 def test_the_exact_form_holds_the_output_variance_on_real_features(data, spectrum):
-    constraint = lj.forward_variance(1.5, exact=True)
+    constraint = lj.constraints.forward_variance(1.5, exact=True)
     solution = solve(spectrum, constraint.norm_sq(spectrum), exact=True)
     features = data[0].astype(np.float64)
     variance = (features @ np.asarray(solution.kernel, np.float64)).var(0)
@@ -85,7 +92,7 @@ def test_the_exact_form_holds_the_output_variance_on_real_features(data, spectru
 
 
 def test_a_gain_may_be_traced(spectrum):
-    norm = lambda gain: lj.forward_variance(gain).norm_sq(spectrum)  # noqa: E731
+    norm = lambda gain: lj.constraints.forward_variance(gain).norm_sq(spectrum)  # noqa: E731
     np.testing.assert_allclose(jax.vmap(norm)(jnp.arange(3.0))[:, 0], [0, 1, 4])
 
 
@@ -105,17 +112,17 @@ def test_a_gain_that_is_not_positive_is_refused(make, gain):
 @pytest.mark.parametrize("norm_sq", [0.0, -2.0, [1.0, np.nan, 1.0]])
 def test_a_norm_that_is_not_positive_is_refused(norm_sq):
     with pytest.raises(ValueError, match="expected norm_sq > 0"):
-        lj.weight_norm(norm_sq)
+        lj.constraints.weight_norm(norm_sq)
 
 
 def test_norms_of_the_wrong_shape_are_refused(spectrum):
     with pytest.raises(ValueError, match=r"one sphere an output; got \(2,\)"):
-        lj.weight_norm([1.0, 2.0]).norm_sq(spectrum)
+        lj.constraints.weight_norm([1.0, 2.0]).norm_sq(spectrum)
     with pytest.raises(ValueError, match="scalar norm_sq with per_output=False"):
-        lj.weight_norm([1.0, 2.0, 3.0], per_output=False).norm_sq(spectrum)
+        lj.constraints.weight_norm([1.0, 2.0, 3.0], per_output=False).norm_sq(spectrum)
 
 
-@pytest.mark.parametrize("make", [*NAMED, lj.weight_norm])
+@pytest.mark.parametrize("make", [*NAMED, lj.constraints.weight_norm])
 def test_an_unknown_relation_is_refused(make):
     with pytest.raises(ValueError, match=r"relation to be one of.*got 'less'"):
         make(1.0, relation="less")

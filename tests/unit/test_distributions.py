@@ -13,7 +13,7 @@ import lagrange_jax as lj
     [((100, 400), -0.08), ((4, 4000), -1.0), ((5, 5, 4, 400), -0.08)],
 )
 def test_the_mean_falls_with_the_width_and_stops_at_minus_one(key, shape, mean):
-    kernel = lj.negative_mean(scale=8.0, std=0.1)(key, shape, jnp.float32)
+    kernel = lj.initializers.negative_mean(scale=8.0, std=0.1)(key, shape, jnp.float32)
     assert kernel.shape == shape and kernel.dtype == jnp.float32
     standard_error = 0.1 / np.sqrt(kernel.size)
     np.testing.assert_allclose(kernel.mean(), mean, atol=5 * standard_error)
@@ -21,7 +21,7 @@ def test_the_mean_falls_with_the_width_and_stops_at_minus_one(key, shape, mean):
 
 
 def test_the_default_dtype_and_the_key_decide(key):
-    init = lj.negative_mean()
+    init = lj.initializers.negative_mean()
     first, again = init(key, (3, 2)), init(key, (3, 2))
     np.testing.assert_array_equal(first, again)
     assert first.dtype == jnp.float32

@@ -42,9 +42,9 @@ LOSSES = RNG.uniform(1, 2, (3, 4, 2)).astype(np.float32)
 BEST = lj.best_strength(jnp.asarray(LOSSES), jnp.asarray(STRENGTHS), refine=False)
 PARAMS = {"layer": {"kernel": KERNEL, "bias": np.ones(K, np.float32)}}
 VARIABLES = {"params": PARAMS}
-MESH = lj.make_mesh()
+MESH = lj.training.make_mesh()
 RESULT = lj.GridResult({"strength": STRENGTHS}, {"loss": LOSSES[:, 0, 0]})
-INIT = lj.lagrange(lj.weight_norm(1.0))
+INIT = lj.lagrange(lj.constraints.weight_norm(1.0))
 
 
 def linear(variables, inputs):
@@ -53,8 +53,8 @@ def linear(variables, inputs):
     return jnp.real(inputs) @ layer["kernel"] + layer["bias"][None]
 
 
-def tap(variables, inputs, key) -> dict[Any, lj.Tap]:
-    return {("layer",): lj.Tap(jnp.real(inputs), linear(variables, inputs))}
+def tap(variables, inputs, key) -> dict[Any, lj.types.Tap]:
+    return {("layer",): lj.types.Tap(jnp.real(inputs), linear(variables, inputs))}
 
 
 LINEAR = lj.Model(
@@ -94,7 +94,7 @@ def traced(train):
 
 
 def total(data, batch_size):
-    batches = lj.as_batches(data, batch_size)
+    batches = lj.batches.as_batches(data, batch_size)
     return batches.fold(lambda x, batch: x + batch.targets.sum(), jnp.zeros(()))
 
 
@@ -122,7 +122,7 @@ def initialize(data, key, model, init, **options):
 
 
 def initialize_sharded(data, key, model, init, **options):
-    return lj.initialize_sharded(key, model, init, data, **options)
+    return lj.distributed.initialize_sharded(key, model, init, data, **options)
 
 
 def trace_train(data, **options):
@@ -130,7 +130,9 @@ def trace_train(data, **options):
 
 
 def path_on_data(data, validation, **options):
-    return lj.cross_entropy_path(data, validation=(validation, CLASSES), **options)
+    return lj.solvers.cross_entropy_path(
+        data, validation=(validation, CLASSES), **options
+    )
 
 
 def member(key, strength, num_examples):
@@ -215,15 +217,15 @@ FACTORIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "kaiming_variance": (norm_of, dict(gain=1.0)),
     "lagrange": (
         head_of,
-        dict(constraint=lj.weight_norm(1.0), loss="squared_error"),
+        dict(constraint=lj.constraints.weight_norm(1.0), loss="squared_error"),
     ),
     "loss_within": (norm_of, dict(factor=1.5)),
-    "lsuv": (head_of, dict(kernel_init=lj.orthogonal(), std=1.0)),
+    "lsuv": (head_of, dict(kernel_init=jax.nn.initializers.orthogonal(), std=1.0)),
     "negative_mean": (kernel_of, dict(scale=8.0, std=0.1)),
     "prox_elastic_net": (update_of, dict(**ELASTIC, learning_rate=0.1)),
     "prox_l1": (update_of, dict(strength=0.1, learning_rate=0.1)),
     "proximal_adam": (update_of, dict(**ELASTIC, learning_rate=0.1)),
-    "reinitialize": (head_of, dict(kernel_init=lj.orthogonal())),
+    "reinitialize": (head_of, dict(kernel_init=jax.nn.initializers.orthogonal())),
     "to_rows": (list, dict(result=RESULT)),
     "weight_norm": (norm_of, dict(norm_sq=floats(1, 2))),
 }
@@ -231,7 +233,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "as_batches": (on_data(total), dict(**EXAMPLES, batch_size=4)),
     "chain": (lambda transform: head_of(lj.chain(transform)), dict(transform=INIT)),
     "chunk_size_for": (
-        on_grid(lj.chunk_size_for),
+        on_grid(lj.training.chunk_size_for),
         dict(**AXES, memory_limit=1e6, together=("key",), mesh=MESH),
     ),
     "cross_entropy_path": (
@@ -247,7 +249,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         dict(**EXAMPLES, key=KEY, model=LINEAR, init=INIT, mesh=MESH, batch_size=4),
     ),
     "lagrange of classes": (
-        lambda **options: lj.lagrange(loss=lj.CrossEntropy(**options)),
+        lambda **options: lj.lagrange(loss=lj.initializers.CrossEntropy(**options)),
         dict(label_smoothing=0.1, tolerance=0.1, max_passes=9),
     ),
     "make_mlp_train": (
@@ -263,10 +265,10 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         dict(**AXES, together=("key",), mesh=MESH, chunk_size=8),
     ),
     "run_mlp_grid": (
-        on_grid(lj.run_mlp_grid),
+        on_grid(lj.training.run_mlp_grid),
         dict(**AXES, mesh=MESH, chunk_size=8),
     ),
-    "shard_batch": (on_data(lj.shard_batch), dict(**EXAMPLES, mesh=MESH)),
+    "shard_batch": (on_data(lj.distributed.shard_batch), dict(**EXAMPLES, mesh=MESH)),
     "solve_cross_entropy": (
         on_data(lj.solve_cross_entropy),
         dict(**CLASSIFIED, norm_sq=1.0, tie_break=KERNEL, **SEARCH),

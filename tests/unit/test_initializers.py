@@ -45,7 +45,7 @@ def model():
     return lagrange_jax.models.linen.as_model(MLP(), INPUTS[:1])
 
 
-SOLVE = lj.lagrange(lj.forward_variance())
+SOLVE = lj.lagrange(lj.constraints.forward_variance())
 
 
 def loss(model, variables, inputs=INPUTS, targets=TARGETS, weights=None):
@@ -55,7 +55,9 @@ def loss(model, variables, inputs=INPUTS, targets=TARGETS, weights=None):
 
 
 def norms(variables, model):
-    return (np.asarray(lj.get_layer(variables, model.head)["kernel"]) ** 2).sum(0)
+    return (np.asarray(lj.models.get_layer(variables, model.head)["kernel"]) ** 2).sum(
+        0
+    )
 
 
 class TestLagrange:
@@ -79,7 +81,7 @@ class TestLagrange:
         drawn = MLP().init(key, INPUTS[:1])
         layer = ("Dense_0",)
         chex.assert_trees_all_equal(
-            lj.get_layer(variables, layer), lj.get_layer(drawn, layer)
+            lj.models.get_layer(variables, layer), lj.models.get_layer(drawn, layer)
         )
 
     def test_the_default_lets_the_data_choose_the_norm(self, key, model):
@@ -116,7 +118,7 @@ class TestLagrange:
         model = lagrange_jax.models.linen.as_model(module, inputs[:1])
         variables, info = lj.initialize(key, model, SOLVE, (inputs, TARGETS))
         assert info.kernel.dtype == jnp.float32
-        head = lj.get_layer(variables, model.head)
+        head = lj.models.get_layer(variables, model.head)
         assert head["kernel"].dtype == head["bias"].dtype == jnp.bfloat16
         np.testing.assert_allclose(
             loss(model, variables, inputs), info.objective, rtol=0.02
@@ -126,7 +128,7 @@ class TestLagrange:
     def test_batch_normalisation_as_the_user_chose(self, key):
         objectives = []
         # Small enough to bind: else both find the least-squares solution.
-        solve = lj.lagrange(lj.weight_norm(0.01))
+        solve = lj.lagrange(lj.constraints.weight_norm(0.01))
         for features in ("inference", "training"):
             model = lagrange_jax.models.linen.as_model(
                 Normalised(),
@@ -161,7 +163,7 @@ class TestLagrange:
     @pytest.mark.parametrize("exact", [False, True])
     def test_a_constant_target_keeps_the_random_direction(self, key, model, exact):
         targets = np.stack([TARGETS[:, 0], np.full(N, 5.0, np.float32)], 1)
-        init = lj.lagrange(lj.forward_variance(exact=exact))
+        init = lj.lagrange(lj.constraints.forward_variance(exact=exact))
         variables, info = lj.initialize(key, model, init, (INPUTS, targets))
         lj.check(info)
         np.testing.assert_array_equal(info.is_hard_case, [False, True])
@@ -185,7 +187,7 @@ class TestData:
             variables, info = lj.initialize(key, model, SOLVE, stream)
             np.testing.assert_allclose(info.kernel, whole.kernel, atol=2e-4)
             np.testing.assert_allclose(info.objective, whole.objective, rtol=1e-5)
-            found = lj.get_layer(variables, model.head)["kernel"]
+            found = lj.models.get_layer(variables, model.head)["kernel"]
             np.testing.assert_array_equal(found, info.kernel)
 
     def test_records_with_inputs_and_targets(self, key, model):
@@ -202,15 +204,23 @@ class TestData:
 
 
 class TestReinitialize:
-    @pytest.mark.parametrize("make", [
-        lj.lecun_normal, lj.glorot_normal, lj.glorot_uniform, lj.he_normal,
-        lj.orthogonal, lj.negative_mean])  # fmt: skip
+    @pytest.mark.parametrize(
+        "make",
+        [
+            jax.nn.initializers.lecun_normal,
+            jax.nn.initializers.glorot_normal,
+            jax.nn.initializers.glorot_uniform,
+            jax.nn.initializers.he_normal,
+            jax.nn.initializers.orthogonal,
+            lj.initializers.negative_mean,
+        ],
+    )
     def test_any_initializer_serves(self, key, model, make):
         variables, info = lj.initialize(key, model, lj.reinitialize(make()))
         assert info is None
         drawn = MLP().init(key, INPUTS[:1])
         for path in model.layers:
-            layer, old = (lj.get_layer(v, path) for v in (variables, drawn))
+            layer, old = (lj.models.get_layer(v, path) for v in (variables, drawn))
             assert np.any(layer["kernel"] != old["kernel"])
             assert not np.any(layer["bias"])
             chex.assert_trees_all_equal_shapes_and_dtypes(layer, old)
@@ -218,18 +228,23 @@ class TestReinitialize:
     def test_its_kernels_are_the_initializers_own(self, key, model):
         ones: Any = lambda key, shape, dtype: jnp.ones(shape, dtype)  # noqa: E731
         variables, _ = lj.initialize(key, model, lj.reinitialize(ones, head_only=True))
-        assert np.all(lj.get_layer(variables, model.head)["kernel"] == 1)
+        assert np.all(lj.models.get_layer(variables, model.head)["kernel"] == 1)
         drawn = MLP().init(key, INPUTS[:1])
         chex.assert_trees_all_equal(
-            lj.get_layer(variables, ("Dense_0",)), lj.get_layer(drawn, ("Dense_0",))
+            lj.models.get_layer(variables, ("Dense_0",)),
+            lj.models.get_layer(drawn, ("Dense_0",)),
         )
 
     def test_layers_draw_different_numbers(self, key):
         model = lagrange_jax.models.linen.as_model(
             nn.Sequential([nn.Dense(3), nn.Dense(3)]), INPUTS[:1]
         )
-        variables, _ = lj.initialize(key, model, lj.reinitialize(lj.he_normal()))
-        first, second = (lj.get_layer(variables, p)["kernel"] for p in model.layers)
+        variables, _ = lj.initialize(
+            key, model, lj.reinitialize(jax.nn.initializers.he_normal())
+        )
+        first, second = (
+            lj.models.get_layer(variables, p)["kernel"] for p in model.layers
+        )
         assert np.all(first != second)
 
 
@@ -244,7 +259,7 @@ class TestLsuv:
 
     def test_kernels_are_orthogonal_up_to_their_scale(self, key, model):
         variables, _ = lj.initialize(key, model, lj.lsuv(), (INPUTS, TARGETS))
-        kernel = np.asarray(lj.get_layer(variables, ("Dense_0",))["kernel"])
+        kernel = np.asarray(lj.models.get_layer(variables, ("Dense_0",))["kernel"])
         gram = kernel @ kernel.T
         np.testing.assert_allclose(gram / gram[0, 0], np.eye(3), atol=1e-5)
 
@@ -262,7 +277,7 @@ class TestLsuv:
 
 
 def test_chain_applies_in_order_and_collects_infos(key, model):
-    init = lj.chain(lj.reinitialize(lj.he_normal()), lj.lsuv(), SOLVE)
+    init = lj.chain(lj.reinitialize(jax.nn.initializers.he_normal()), lj.lsuv(), SOLVE)
     variables, infos = lj.initialize(key, model, init, (INPUTS, TARGETS))
     assert infos[0] is None and set(infos[1]) == {"Dense_0", "Dense_1"}
     np.testing.assert_allclose(loss(model, variables), infos[2].objective, rtol=1e-5)
@@ -271,7 +286,7 @@ def test_chain_applies_in_order_and_collects_infos(key, model):
 
 
 def test_an_ensemble_by_vmap_is_a_loop_over_seeds(model):
-    init = lj.chain(lj.reinitialize(lj.he_normal()), SOLVE)
+    init = lj.chain(lj.reinitialize(jax.nn.initializers.he_normal()), SOLVE)
     keys = jax.random.split(jax.random.key(7), 4)
     run = lambda key: lj.initialize(key, model, init, (INPUTS, TARGETS))  # noqa: E731
     variables, (_, infos) = jax.vmap(run)(keys)

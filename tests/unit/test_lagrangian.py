@@ -26,7 +26,7 @@ class MLP(nn.Module):
 DIGITS: Any = load_digits()
 IMAGES: Any = np.float32(DIGITS.data[:400] / 16)
 LABELS: Any = np.int32(DIGITS.target[:400])
-NORM = lj.weight_norm(30.0, per_output=False)
+NORM = lj.constraints.weight_norm(30.0, per_output=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_features_kept_or_computed_anew(model, key, stream):
         data = [(IMAGES[i : i + 150], LABELS[i : i + 150]) for i in (0, 150, 300)]
     losses = []
     for keep in (True, False):
-        loss = lj.CrossEntropy(keep_features=keep)
+        loss = lj.initializers.CrossEntropy(keep_features=keep)
         variables, info = lj.initialize(key, model, lj.lagrange(NORM, loss=loss), data)
         lj.check(info)
         losses.append(mean_loss(model, variables))
@@ -79,7 +79,7 @@ def test_default_norm_generalises(model, key):
     variables, info = lj.initialize(key, model, init, train)
     lj.check(info)
     body = model.init(key)
-    path = lj.cross_entropy_path(
+    path = lj.solvers.cross_entropy_path(
         (features(model, body)[:300], LABELS[:300]),
         jnp.geomspace(1, 1e5, 9),
         validation=(features(model, body)[300:], LABELS[300:]),
@@ -135,12 +135,15 @@ def test_a_failed_solve_keeps_the_head(model, key):
     ("arguments", "message"),
     [
         (dict(loss="hinge"), "'squared_error', 'cross_entropy'"),
-        (dict(constraint=lj.cross_validated_norm()), "gcv_norm"),
+        (dict(constraint=lj.constraints.cross_validated_norm()), "gcv_norm"),
         (
-            dict(constraint=lj.forward_variance(exact=True), loss="cross_entropy"),
+            dict(
+                constraint=lj.constraints.forward_variance(exact=True),
+                loss="cross_entropy",
+            ),
             "exact",
         ),
-        (dict(loss=lj.CrossEntropy(keep_features=False)), "name a norm"),
+        (dict(loss=lj.initializers.CrossEntropy(keep_features=False)), "name a norm"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -529,7 +529,7 @@ class TestTransforms:
         @jax.jit
         @chex.assert_max_traces(n=1)
         def once(moments, norm_sq):
-            return lj.solve_spectrum(lj.decompose(moments), norm_sq)
+            return lj.solvers.solve_spectrum(lj.decompose(moments), norm_sq)
 
         for norm_sq in (0.1, 1.0, 10.0):
             once(moments, jnp.full(2, norm_sq))
@@ -538,7 +538,9 @@ class TestTransforms:
         features, targets = gaussian()
         spectrum = lj.decompose(lj.compute_moments(features, targets))
         norms = jnp.array([[0.1, 0.2], [3.0, 4.0]])
-        many = jax.jit(jax.vmap(functools.partial(lj.solve_spectrum, spectrum)))(norms)
+        many = jax.jit(
+            jax.vmap(functools.partial(lj.solvers.solve_spectrum, spectrum))
+        )(norms)
         for i in range(2):
             one = solve_data(features, targets, norms[i])
             np.testing.assert_allclose(many.kernel[i], one.kernel, rtol=1e-9)
@@ -582,4 +584,4 @@ def moments_of_nothing_special():
 def test_mistakes_are_refused(norm_sq, options, message):
     spectrum = lj.decompose(moments_of_nothing_special())
     with pytest.raises(ValueError, match=message):
-        lj.solve_spectrum(spectrum, norm_sq, **options)
+        lj.solvers.solve_spectrum(spectrum, norm_sq, **options)

@@ -45,7 +45,7 @@ def assert_close(found, features, targets, weights=None, tolerance=1e-6):
 
 
 compute = jax.jit(lj.compute_moments)
-merge = jax.jit(lj.merge_moments)
+merge = jax.jit(lj.statistics.merge_moments)
 
 
 @pytest.mark.parametrize("n", [1, 7, 1023, 1024, 1025, 3000])
@@ -68,7 +68,10 @@ def test_many_columns_take_the_strip_route():
 
 def test_streaming_equals_whole():
     features, targets, weights = data(mean=30.0)
-    moments, update = lj.init_moments(D, K), jax.jit(lj.update_moments)
+    moments, update = (
+        lj.statistics.init_moments(D, K),
+        jax.jit(lj.statistics.update_moments),
+    )
     for rows in np.split(np.arange(N), [1, 501]):
         moments = update(moments, features[rows], targets[rows], weights[rows])
     assert_close(moments, features, targets, weights)
@@ -91,7 +94,10 @@ def test_merging_in_any_order():
 
 def test_no_data_is_neutral():
     features, targets, weights = data(mean=30.0)
-    moments, empty = compute(features, targets, weights), lj.init_moments(D, K)
+    moments, empty = (
+        compute(features, targets, weights),
+        lj.statistics.init_moments(D, K),
+    )
     masked = compute(features * np.nan, targets, np.zeros_like(weights))
     for nothing in (empty, masked):
         for merged in (
@@ -115,7 +121,7 @@ def test_shards_reduce_to_the_whole(mean):
     )
     def whole(features, targets, weights):
         local = lj.compute_moments(features, targets, weights)
-        return lj.all_reduce_moments(local, "rows")
+        return lj.statistics.all_reduce_moments(local, "rows")
 
     assert_close(jax.jit(whole)(features, targets, weights), features, targets, weights)
 
@@ -147,7 +153,7 @@ def test_a_mean_of_1e4_with_unit_spread_in_float32(weighted):
     weights = rng.uniform(0.5, 1.5, 5000).astype(np.float32) if weighted else None
     # Measured 4e-7; the textbook form E[xx] - E[x]E[x] is off by a factor of 88.
     assert_close(compute(features, targets, weights), features, targets, weights)
-    moments = lj.init_moments(20, K)
+    moments = lj.statistics.init_moments(20, K)
     for start in range(0, 5000, 1000):
         rows = slice(start, start + 1000)
         share = None if weights is None else weights[rows]

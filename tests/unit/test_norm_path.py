@@ -29,7 +29,9 @@ def digits() -> tuple[Any, Any]:
 def test_path_equals_single_solves():
     train, unseen = digits()
     norms = jnp.array([3.0, 30.0, 300.0])
-    path = lj.cross_entropy_path(train, norms, validation=unseen, num_outputs=10)
+    path = lj.solvers.cross_entropy_path(
+        train, norms, validation=unseen, num_outputs=10
+    )
     lj.check(path.heads)
     for i, norm in enumerate(norms):
         head = lj.solve_cross_entropy(train, norm, num_outputs=10)
@@ -42,7 +44,7 @@ def test_path_equals_single_solves():
         assert path.validation_loss is not None
         np.testing.assert_allclose(path.validation_loss[i], loss, rtol=1e-3)
     assert (np.diff(path.loss) < 0).all() and (np.diff(path.heads.multiplier) < 0).all()
-    without = lj.cross_entropy_path(train, norms, num_outputs=10)
+    without = lj.solvers.cross_entropy_path(train, norms, num_outputs=10)
     assert without.validation_loss is None
 
 
@@ -75,9 +77,9 @@ def test_chosen_norm_validates_as_well_as_scikit_learns_best_strength():
 )
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        lj.cross_validated_norm(**arguments)
+        lj.constraints.cross_validated_norm(**arguments)
 
 
 def test_norms_of_a_path_are_a_row():
     with pytest.raises(ValueError, match=r"norm_sq of shape \[m\]"):
-        lj.cross_entropy_path(digits()[0], jnp.array(1.0), num_outputs=10)
+        lj.solvers.cross_entropy_path(digits()[0], jnp.array(1.0), num_outputs=10)

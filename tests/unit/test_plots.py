@@ -14,7 +14,7 @@ from scipy import stats
 import lagrange_jax as lj
 from lagrange_jax import plots
 
-solve = jax.jit(lj.solve_spectrum)
+solve = jax.jit(lj.solvers.solve_spectrum)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_landscape_has_its_least_loss_at_least_squares(axes, spectrum):
     best = norms[losses.argmin()]
     np.testing.assert_allclose(best, (kernel**2).sum(), rtol=0.1)
     np.testing.assert_allclose(
-        losses.min(), lj.ridge_loss(spectrum, 0.0).sum(), rtol=1e-5
+        losses.min(), lj.ridge.ridge_loss(spectrum, 0.0).sum(), rtol=1e-5
     )
     dot: Any = axes.lines[-1]
     assert dot.get_label() == "solved"

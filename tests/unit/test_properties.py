@@ -66,8 +66,8 @@ def data(draw) -> Any:
 @functools.partial(jax.jit, static_argnames=("route", "relation"))
 def solve(features, targets, weights, norm_sq, route, relation):
     if route == "thin":
-        spectrum = lj.decompose_gram(features, targets, weights)
-        return lj.solve_spectrum(spectrum, norm_sq, relation=relation)
+        spectrum = lj.statistics.decompose_gram(features, targets, weights)
+        return lj.solvers.solve_spectrum(spectrum, norm_sq, relation=relation)
     moments = lj.compute_moments(features, targets, weights)
     return lj.solve_least_squares(moments, norm_sq, relation=relation, method=route)
 
@@ -129,7 +129,7 @@ def linear_model(d, k):
             variables,
         ),
         taps=lambda variables, inputs, key: {
-            (): lj.Tap(inputs, apply(variables, inputs))
+            (): lj.types.Tap(inputs, apply(variables, inputs))
         },
         layers=((),),
         head=(),
@@ -139,8 +139,8 @@ def linear_model(d, k):
 MODELS = {(d, k): linear_model(d, k) for _, d, k in SHAPES}
 INITS = {
     "loss_within": lj.lagrange(),
-    "forward": lj.lagrange(lj.forward_variance(relation="at_most")),
-    "evidence": lj.lagrange(lj.evidence_norm()),
+    "forward": lj.lagrange(lj.constraints.forward_variance(relation="at_most")),
+    "evidence": lj.lagrange(lj.ridge.evidence_norm()),
 }
 
 
@@ -205,7 +205,9 @@ def certified_classes(features, labels, weights, solution):
 
 
 NORM_SQ = 4.0
-CLASSES = lj.lagrange(lj.weight_norm(NORM_SQ, per_output=False), loss="cross_entropy")
+CLASSES = lj.lagrange(
+    lj.constraints.weight_norm(NORM_SQ, per_output=False), loss="cross_entropy"
+)
 
 
 @settings(max_examples=100)
@@ -228,7 +230,9 @@ def test_a_class_head_is_certified_or_left_alone(arrays):
 def in_two_parts(features, targets, weights):
     parts = [slice(None, 1), slice(1, None)]
     a, b = (lj.compute_moments(features[p], targets[p], weights[p]) for p in parts)
-    return lj.compute_moments(features, targets, weights), lj.merge_moments(a, b)
+    return lj.compute_moments(features, targets, weights), lj.statistics.merge_moments(
+        a, b
+    )
 
 
 @settings(max_examples=60)

@@ -90,7 +90,9 @@ def test_a_kernel_that_is_not_a_number_is_never_a_success():
     spectrum = jax.jit(lj.decompose)(moments)
     kinds: Any = ({}, {"relation": "at_most"}, {"exact": True})
     for options in kinds:
-        solve = jax.jit(lambda bad, o=options: lj.solve_spectrum(bad, 1.0, **o).status)
+        solve = jax.jit(
+            lambda bad, o=options: lj.solvers.solve_spectrum(bad, 1.0, **o).status
+        )
         for name in ("eigenvectors", "projections", "eigenvalues"):
             bad = spectrum._replace(**{name: getattr(spectrum, name) * jnp.nan})
             assert solve(bad) != lj.Status.SUCCESS, (name, options)
@@ -114,5 +116,5 @@ def test_stationarity_is_the_gradient_of_the_lagrangian():
     covariance, cross, kernel, multiplier = map(
         jnp.asarray, (covariance, cross, kernel, multiplier)
     )
-    found = lj.stationarity(covariance, cross, kernel, multiplier)
+    found = lj.solvers.stationarity(covariance, cross, kernel, multiplier)
     np.testing.assert_allclose(-2 * found, jax.grad(lagrangian)(kernel), atol=1e-4)

@@ -35,8 +35,10 @@ def solve(features, targets, norm_sq, tie_break=None, **options):
 def solve_thin(
     features, targets, norm_sq, tie_break=None, weights=None, use_bias=True, **options
 ):
-    spectrum = lj.decompose_gram(features, targets, weights, use_bias=use_bias)
-    return lj.solve_spectrum(spectrum, norm_sq, tie_break=tie_break, **options)
+    spectrum = lj.statistics.decompose_gram(
+        features, targets, weights, use_bias=use_bias
+    )
+    return lj.solvers.solve_spectrum(spectrum, norm_sq, tie_break=tie_break, **options)
 
 
 def agree(found, wanted, tolerance=1e-9):

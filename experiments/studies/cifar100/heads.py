@@ -42,10 +42,10 @@ class Head(NamedTuple):
 
 
 RANDOM = {
-    "kaiming": lj.he_normal(),
-    "xavier": lj.glorot_normal(),
-    "lecun": lj.lecun_normal(),
-    "orthogonal": lj.orthogonal(),
+    "kaiming": jax.nn.initializers.he_normal(),
+    "xavier": jax.nn.initializers.glorot_normal(),
+    "lecun": jax.nn.initializers.lecun_normal(),
+    "orthogonal": jax.nn.initializers.orthogonal(),
     "zeros": jax.nn.initializers.zeros,
 }
 
@@ -63,20 +63,20 @@ def _both_relations(name: str, constraint: Callable[..., Any], **options):
 
 
 PROPAGATION = {
-    **_both_relations("forward", lj.forward_variance),
-    **_both_relations("backward", lj.backward_variance),
-    **_both_relations("glorot", lj.glorot_variance),
-    **_both_relations("kaiming_norm", lj.kaiming_variance),
-    **_both_relations("exact_forward", lj.forward_variance, exact=True),
+    **_both_relations("forward", lj.constraints.forward_variance),
+    **_both_relations("backward", lj.constraints.backward_variance),
+    **_both_relations("glorot", lj.constraints.glorot_variance),
+    **_both_relations("kaiming_norm", lj.constraints.kaiming_variance),
+    **_both_relations("exact_forward", lj.constraints.forward_variance, exact=True),
 }
 """Constraints of a fixed size, which the scale of the targets matters to."""
 
 FROM_DATA = {
-    "unconstrained": lj.weight_norm(1e9, relation="at_most"),
+    "unconstrained": lj.constraints.weight_norm(1e9, relation="at_most"),
     "loss_within_10": lj.loss_within(1.1),
     "loss_within_50": lj.loss_within(1.5),
-    "gcv": lj.gcv_norm(),
-    "evidence": lj.evidence_norm(),
+    "gcv": lj.ridge.gcv_norm(),
+    "evidence": lj.ridge.evidence_norm(),
 }
 """Constraints that follow the scale of the targets."""
 
@@ -190,7 +190,7 @@ def make_heads(
 def _least_squares(split: Split, name: str, spectrum) -> Head:
     constraint_name, _, coding = name.partition("/")
     constraint = (PROPAGATION | FROM_DATA)[constraint_name]
-    solution = lj.solve_spectrum(
+    solution = lj.solvers.solve_spectrum(
         spectrum("standardized" if coding == "standardized" else "one_hot"),
         constraint.norm_sq(spectrum(coding if coding in CODINGS else "one_hot")),
         relation=constraint.relation,
@@ -234,7 +234,7 @@ def solve_path(
       norm_sq: the norms, ascending.
       num_classes: number of classes.
     """
-    path = lj.cross_entropy_path(
+    path = lj.solvers.cross_entropy_path(
         tuple(map(jnp.asarray, train)),
         jnp.asarray(norm_sq, jnp.float32),
         validation=tuple(map(jnp.asarray, test)),

@@ -28,8 +28,8 @@ METHODS = ("Kaiming", "Xavier", "Lagrangian")
 def make_init(task: str, method: str) -> lj.InitTransform:
     """Returns the start of a network."""
     if method == "Xavier":
-        return lj.reinitialize(lj.glorot_normal())
-    kaiming = lj.reinitialize(lj.he_normal())
+        return lj.reinitialize(jax.nn.initializers.glorot_normal())
+    kaiming = lj.reinitialize(jax.nn.initializers.he_normal())
     return kaiming if method == "Kaiming" else lj.chain(kaiming, LOSSES[task][1])
 
 

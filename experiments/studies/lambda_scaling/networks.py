@@ -27,7 +27,7 @@ PENALISED = {
 
 HEADS = {
     "random": lambda scale: lj.chain(),
-    "lagrange": lambda scale: lj.lagrange(lj.weight_norm(scale)),
+    "lagrange": lambda scale: lj.lagrange(lj.constraints.weight_norm(scale)),
     "evidence": lambda scale: lj.lagrange(evidence_norm()),
 }
 """Init transforms by name, given the initial variance in units of 1 / fan-in."""
@@ -141,7 +141,7 @@ def _make_train(activation, batch_size, head, schedule, size):
     model = make_model(activation)
 
     def train(key, strength, num_examples, divisor, variance_scale, l1_share, layers):
-        fit = lj.make_mlp_train(
+        fit = lj.training.make_mlp_train(
             model,
             cross_entropy,
             _make_optimizer(schedule, l1_share, layers),
@@ -197,5 +197,5 @@ def train(
     )
     batch_size = None if batch == "full" else int(batch)
     run = _make_train(activation, batch_size, network.head, schedule, max(sizes))
-    losses = lj.run_mlp_grid(run, grid).values
+    losses = lj.training.run_mlp_grid(run, grid).values
     return np.moveaxis(losses.reshape(len(strengths), len(sizes), 2), -1, 0)

@@ -42,10 +42,10 @@ def measure_landscape(
         for x in (train, validation)
     ]
     spectrum = lj.decompose(lj.compute_moments(*data[0]))
-    free = lj.solve_spectrum(spectrum, jnp.full(1, 1e12), relation="at_most")
+    free = lj.solvers.solve_spectrum(spectrum, jnp.full(1, 1e12), relation="at_most")
 
     def losses(norm_sq):
-        head = lj.solve_spectrum(spectrum, norm_sq[None])
+        head = lj.solvers.solve_spectrum(spectrum, norm_sq[None])
         return [jnp.mean((x @ head.kernel + head.bias[None] - t) ** 2) for x, t in data]
 
     norms = free.norm_sq * jnp.asarray(NORM_RATIOS, jnp.float32)

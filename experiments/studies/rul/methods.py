@@ -14,7 +14,7 @@ BASELINES = {
     "xavier": lj.chain(lj.reinitialize(initializers.glorot_normal())),
     "lecun": lj.chain(lj.reinitialize(initializers.lecun_normal())),
     "orthogonal": lj.chain(lj.reinitialize(initializers.orthogonal())),
-    "negative_mean": lj.chain(lj.reinitialize(lj.negative_mean())),
+    "negative_mean": lj.chain(lj.reinitialize(lj.initializers.negative_mean())),
     "lsuv": lj.chain(lj.lsuv()),
 }
 
@@ -32,15 +32,15 @@ def _both_relations(name, constraint, **options):
 
 
 LAGRANGE = {
-    "unconstrained": _lagrange(lj.weight_norm(1e9, relation="at_most")),
-    **_both_relations("forward", lj.forward_variance),
-    **_both_relations("backward", lj.backward_variance),
-    **_both_relations("glorot", lj.glorot_variance),
-    **_both_relations("kaiming_norm", lj.kaiming_variance, gain=TANH_GAIN),
-    "evidence": _lagrange(lj.evidence_norm()),
+    "unconstrained": _lagrange(lj.constraints.weight_norm(1e9, relation="at_most")),
+    **_both_relations("forward", lj.constraints.forward_variance),
+    **_both_relations("backward", lj.constraints.backward_variance),
+    **_both_relations("glorot", lj.constraints.glorot_variance),
+    **_both_relations("kaiming_norm", lj.constraints.kaiming_variance, gain=TANH_GAIN),
+    "evidence": _lagrange(lj.ridge.evidence_norm()),
     "loss_within_10": _lagrange(lj.loss_within(1.1)),
     "loss_within_50": _lagrange(lj.loss_within(1.5)),
-    **_both_relations("exact_forward", lj.forward_variance, exact=True),
+    **_both_relations("exact_forward", lj.constraints.forward_variance, exact=True),
 }
 
 METHODS = BASELINES | LAGRANGE
