@@ -101,7 +101,7 @@ def as_model(
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"expected a flax.linen module; got {type(module).__name__}. For an NNX "
-            "module use lagrange_jax.models.nnx.as_model."
+            "module use lagrange_jax.nnx.as_model."
         )
     affine.check_features(features)
     example = affine.example_rows(example_inputs)

@@ -220,7 +220,7 @@ def as_model(
     if isinstance(module, nn.Module):
         raise ValueError(
             f"expected an NNX module; got {type(module).__name__} of flax.linen. Use "
-            "lagrange_jax.models.linen.as_model."
+            "lagrange_jax.linen.as_model."
         )
     affine.check_features(features)
     example = affine.example_rows(example_inputs)
