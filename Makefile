@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# One worker a module, so that fixtures and programs are built once.
+PYTEST := -m pytest -n $(JOBS) --dist loadfile --durations 10
 # The newest Python, where there is one that runs (a pyenv shim need not).
 NEWEST ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13.*/bin/python; \
 	do "$$python" -c "import ensurepip" 2>/dev/null && echo "$$python" && break; done)
@@ -9,7 +11,14 @@ NEWEST ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13.*/bin/py
 CORE := constraints grid linen masks moments nnx norm_path params penalties ridge \
 	secular solution spectrum training
 
-.PHONY: setup demo test lint types check check-newest docs notebooks clean
+.PHONY: setup demo test test-all lint types check check-all check-rest check-newest \
+	docs notebooks clean
+
+# Minutes: before every commit.
+test: lint types check
+
+# Everything: studies, data sets, processes, doctests, the newest Python.
+test-all: lint types check-all check-newest
 
 setup: .venv/.installed
 
@@ -43,7 +52,14 @@ types: setup
 	$(BIN)/pyright
 
 check: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python $(PYTEST) tests/unit
+
+check-rest: setup
+	$(BIN)/python $(PYTEST) tests/studies tests/datasets tests/processes
+
+# In one run, so that no worker waits between the tiers.
+check-all: setup
+	$(BIN)/python $(PYTEST) tests
 
 ifeq ($(NEWEST),)
 check-newest:
@@ -51,8 +67,8 @@ check-newest:
 else
 check-newest: .venv-newest/.installed
 	.venv-newest/bin/python -m pip list | \
-		grep -E "^(jax|flax|optax|numpy|orbax-checkpoint) "
-	.venv-newest/bin/python -m pytest -n $(JOBS) --dist loadfile $(CORE:%=tests/unit/test_%.py)
+		grep -E "^(jax|flax|optax|numpy) "
+	.venv-newest/bin/python $(PYTEST) $(CORE:%=tests/unit/test_%.py)
 endif
 
 # The newest packages of the day it is made; `make clean` asks for newer ones.
@@ -62,8 +78,6 @@ endif
 	.venv-newest/bin/python -m pip install --quiet --upgrade \
 		--upgrade-strategy eager --editable . --group test scikit-learn
 	touch $@
-
-test: lint types check check-newest
 
 clean:
 	rm -rf .venv .venv-newest runs build dist docs/_build .pytest_cache .ruff_cache .cache

@@ -103,7 +103,7 @@ __all__ = [
     "transforms",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 _LAZY = {
