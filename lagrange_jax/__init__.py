@@ -15,6 +15,7 @@ from lagrange_jax import (
     ridge,
     solvers,
     statistics,
+    strengths,
     training,
     transforms,
 )
@@ -30,12 +31,11 @@ from lagrange_jax.solvers import (
     solve_least_squares,
 )
 from lagrange_jax.statistics import Moments, Spectrum, compute_moments, decompose
+from lagrange_jax.strengths import best_strength, fit_power_law
 from lagrange_jax.training import (
     Grid,
     GridResult,
     TrainResult,
-    best_strength,
-    fit_power_law,
     make_train,
     run_grid,
 )
@@ -99,6 +99,7 @@ __all__ = [
     "solve_least_squares",
     "solvers",
     "statistics",
+    "strengths",
     "training",
     "transforms",
 ]

@@ -22,7 +22,7 @@ from lagrange_jax.ridge.path import norm_of_strength
 from lagrange_jax.solvers.least_squares import solve_spectrum
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.statistics.spectrum import Spectrum
-from lagrange_jax.training.power_law import best_strength
+from lagrange_jax.strengths.best import best_strength
 
 __all__ = [
     "COLOURS",

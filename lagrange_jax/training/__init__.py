@@ -9,26 +9,16 @@ from lagrange_jax.training.grid import (
 )
 from lagrange_jax.training.mlp_objective import make_mlp_train, run_mlp_grid
 from lagrange_jax.training.objective import Objective, make_objective
-from lagrange_jax.training.power_law import (
-    BestStrength,
-    PowerLaw,
-    best_strength,
-    fit_power_law,
-)
 from lagrange_jax.training.sweep import run_sweep
 from lagrange_jax.training.tables import summarize, to_rows, to_xarray, write_csv
 from lagrange_jax.training.train import TrainResult, make_train
 
 __all__ = [
-    "BestStrength",
     "Grid",
     "GridResult",
     "Objective",
-    "PowerLaw",
     "TrainResult",
-    "best_strength",
     "chunk_size_for",
-    "fit_power_law",
     "make_mesh",
     "make_mlp_train",
     "make_objective",

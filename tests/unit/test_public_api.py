@@ -30,6 +30,7 @@ FLOORS = (
     "initializers",
     "distributed",
     "training",
+    "strengths",
     "datasets",
     "plots",
 )

@@ -2,25 +2,29 @@
 
 - "thesis": the strength of least validation loss on the grid, seed by seed, averaged
   over the seeds; the edge of the grid counts as an optimum.
-- "seeds": the same with a parabola in the logarithm, and without the censored seeds.
+- "seeds": a parabola in the logarithm, seed by seed, and the censored regression of
+  `fit_power_law`.
 - "mean curve": the lowest point of the mean validation loss of all seeds, the best
   strength for data not yet seen.
+
+Intervals are Student's t with the jackknife over seeds.
 """
 
+import warnings
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from experiments.common import record
 from experiments.studies.lambda_scaling.cases import make_cases
 from experiments.studies.lambda_scaling.config import Config
-from lagrange_jax.training.power_law import (
+from lagrange_jax.strengths import (
     BestStrength,
-    average_seeds,
     best_strength,
     fit_power_law,
 )
@@ -31,12 +35,13 @@ __all__ = [
     "Law",
     "fit_choice",
     "fit_law",
+    "local_slopes",
+    "paired_difference",
     "read_config",
     "read_curves",
 ]
 
 RULES = ("thesis", "seeds", "mean curve")
-NUM_RESAMPLES = 1000
 
 
 class Curves(NamedTuple):
@@ -60,10 +65,10 @@ class Law(NamedTuple):
 
     Attributes:
       slope: exponent of the number of examples.
-      interval: its bootstrap 95% interval over seeds.
+      interval: its 95% interval.
       intercept: natural logarithm of the strength at N = 1.
-      strength: `[sizes]` best strengths; NaN where all seeds are censored.
-      error: `[sizes]` their standard errors.
+      strength: `[sizes]` best strengths by the rule; NaN where all are censored.
+      error: `[sizes]` their standard errors over seeds.
       num_low: curves whose best strength is the smallest of the grid.
       num_high: the same at the largest.
       num_curves: curves in all.
@@ -114,33 +119,93 @@ def fit_law(curves: Curves, rule: str) -> Law:
     Returns:
       The `Law`.
     """
-    best = best_strength(curves.validation, curves.strengths, refine=rule != "thesis")
-    if rule == "mean curve":
-        return _fit_mean_curve(curves)
+    find = partial(best_strength, strengths=curves.strengths, refine=rule != "thesis")
+    best = find(jnp.asarray(curves.validation))
+    if rule == "seeds":
+        return fit_choice(curves.sizes, best)._replace(
+            **_count_edges(best, curves.strengths)
+        )
     if rule == "thesis":
-        everything = best._replace(is_censored=jnp.zeros_like(best.is_censored))
-        law = fit_choice(curves.sizes, everything)
+        own = best
+        means = _without_each(np.asarray(best.strength))
     else:
-        law = fit_choice(curves.sizes, best)
-    return law._replace(**_count_edges(best, curves.strengths))
+        losses = np.stack(_without_each(curves.validation), -1)
+        mean_best = find(jnp.asarray(losses))
+        strength = np.where(mean_best.is_censored, np.nan, mean_best.strength)
+        own, means = find(jnp.asarray(losses[..., :1])), list(strength.T)
+    law = _line_through(curves.sizes, np.stack(means))
+    return law._replace(**_count_edges(own, curves.strengths))
 
 
 def fit_choice(sizes: np.ndarray, best: BestStrength) -> Law:
-    """Fits strengths `[sizes, seeds]`, averaged over the seeds not censored."""
-    fit, mean = fit_power_law(sizes, best), average_seeds(best)
-    found = (fit.slope, fit.slope_interval, fit.intercept)
-    found += (mean.mean, mean.standard_error)
-    slope, interval, intercept, strength, error = map(np.asarray, found)
-    return Law(
-        float(slope),
-        interval,
-        float(intercept),
-        strength,
-        error,
-        0,
-        0,
-        best.strength.size,
-    )
+    """Fits strengths `[sizes, seeds]` by `fit_power_law`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the slope is printed
+        law = fit_power_law(sizes, best)
+    logs = np.log(np.where(best.is_censored, np.nan, best.strength))
+    count = np.maximum((~np.isnan(logs)).sum(1), 1)
+    mean = np.where(np.isnan(logs).all(1), np.nan, np.nansum(logs, 1) / count)
+    spread = np.nansum((logs - mean[:, None]) ** 2, 1) / np.maximum(count - 1, 1)
+    error = np.exp(mean) * np.sqrt(spread / count)
+    slope, intercept = float(law.slope), float(law.intercept)
+    interval = np.asarray(law.slope_interval)
+    return Law(slope, interval, intercept, np.exp(mean), error, 0, 0, logs.size)
+
+
+def paired_difference(first: Curves, second: Curves, rule: str) -> Law:
+    """Slope of the first minus that of the second, on the same seeds and sizes."""
+    means = []
+    for curves in (first, second):
+        find = partial(best_strength, strengths=curves.strengths)
+        if rule == "thesis":
+            best = find(jnp.asarray(curves.validation), refine=False)
+            means.append(_without_each(np.asarray(best.strength)))
+        else:
+            losses = np.stack(_without_each(curves.validation), -1)
+            means.append(list(np.asarray(find(jnp.asarray(losses)).strength).T))
+    return _line_through(first.sizes, np.stack(means[0]) / np.stack(means[1]))
+
+
+def local_slopes(curves: Curves, rule: str, split: int) -> tuple[Law, Law, float]:
+    """Laws of the sizes up to `split` and from there, and the curvature in log N."""
+    halves = []
+    for part in (curves.sizes <= split, curves.sizes >= split):
+        some = curves._replace(
+            sizes=curves.sizes[part],
+            train=curves.train[:, part],
+            validation=curves.validation[:, part],
+        )
+        halves.append(fit_law(some, rule))
+    strength = fit_law(curves, rule).strength
+    known = np.isfinite(strength)
+    logs = np.log(curves.sizes[known]), np.log(strength[known])
+    return *halves, float(np.polyfit(*logs, 2)[0])
+
+
+def _without_each(values: np.ndarray) -> list[np.ndarray]:
+    """The mean over the last axis, and that without each of its members."""
+    total, count = values.sum(-1), values.shape[-1]
+    others = [(total - values[..., j]) / max(count - 1, 1) for j in range(count)]
+    return [total / count, *others]
+
+
+def _line_through(sizes: np.ndarray, strengths: np.ndarray) -> Law:
+    """The line through `[sizes]` strengths, with the jackknife of those that follow."""
+    lines = np.array([_line(np.log(sizes), np.log(x)) for x in strengths])
+    (slope, intercept), others = lines[0], lines[1:]
+    num_seeds = len(others)
+    error = np.sqrt((num_seeds - 1) * others[:, 0].var())
+    half = stats.t.ppf(0.975, num_seeds - 1) * error if num_seeds > 1 else np.nan
+    scatter = np.sqrt((num_seeds - 1) * strengths[1:].var(0))
+    interval = slope + half * np.array([-1.0, 1.0])
+    return Law(slope, interval, intercept, strengths[0], scatter, 0, 0, num_seeds)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    known = np.isfinite(y)
+    if known.sum() < 2:
+        return np.full(2, np.nan)
+    return np.polyfit(x[known], y[known], 1)
 
 
 def _count_edges(best: BestStrength, strengths) -> dict[str, int]:
@@ -151,40 +216,3 @@ def _count_edges(best: BestStrength, strengths) -> dict[str, int]:
         "num_high": int((censored & ~is_low).sum()),
         "num_curves": censored.size,
     }
-
-
-@jax.jit
-def _resampled_lines(validation, strengths, sizes, weights):
-    """Slope, intercept and best strengths of weighted mean curves."""
-
-    def fit(weights):
-        mean = (validation * weights[None, None]).sum(-1) / weights.sum()
-        best = best_strength(mean, strengths)
-        column = BestStrength(best.strength[:, None], best.is_censored[:, None])
-        law = fit_power_law(sizes, column, num_resamples=1)
-        return law.slope, law.intercept, best
-
-    return jax.vmap(fit)(weights)
-
-
-def _fit_mean_curve(curves: Curves) -> Law:
-    num_seeds = curves.validation.shape[-1]
-    random = np.random.default_rng(0)
-    drawn = random.multinomial(
-        num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES
-    )
-    weights = np.concatenate([np.ones((1, num_seeds)), drawn])
-    arrays = (curves.validation, curves.strengths, curves.sizes, weights)
-    slopes, intercepts, best = _resampled_lines(*(jnp.asarray(x, "f4") for x in arrays))
-    slopes, strengths = np.asarray(slopes), np.asarray(best.strength)
-    own = BestStrength(best.strength[0], best.is_censored[0])
-    finite = slopes[1:][np.isfinite(slopes[1:])]
-    is_interval = num_seeds > 1 and len(finite) > 0
-    return Law(
-        float(slopes[0]),
-        np.quantile(finite, [0.025, 0.975]) if is_interval else np.full(2, np.nan),
-        float(intercepts[0]),
-        np.where(own.is_censored, np.nan, strengths[0]),
-        strengths[1:].std(0),
-        **_count_edges(own, curves.strengths),
-    )

@@ -16,7 +16,7 @@ from experiments.studies.lambda_scaling.laws import (
     fit_choice,
     fit_law,
 )
-from lagrange_jax.training.power_law import BestStrength
+from lagrange_jax.strengths import BestStrength
 
 __all__ = ["THESIS", "fixed_laws", "make_tables", "paired_heads", "predicted_strength"]
 
