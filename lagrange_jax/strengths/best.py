@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -81,7 +82,7 @@ def require_strengths(strengths: Float[ArrayLike, " strengths"]) -> None:
       ValueError: if it is not positive, finite and strictly increasing.
     """
     require_real("strengths", strengths)
-    if isinstance(strengths, jax.core.Tracer):
+    if isinstance(strengths, Tracer):
         return
     values = np.asarray(strengths, float)
     fits = values.ndim == 1 and np.isfinite(values).all() and (values > 0).all()

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.scipy.special import log_ndtr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
@@ -131,7 +132,7 @@ def fit_power_law(
     _check(sizes, best)
     require_confidence(confidence_level)
     law = _fit_power_law(jnp.asarray(sizes), best, float(confidence_level))
-    if not isinstance(law.slope, jax.core.Tracer) and law.slope >= 0:
+    if not isinstance(law.slope, Tracer) and law.slope >= 0:
         warnings.warn(
             f"the best strength does not fall with N: slope {float(law.slope):.2f}. "
             "Its curves may have no dip beyond the noise, or too few seeds; see "
@@ -171,7 +172,7 @@ def _check(sizes, best):
         )
     if len(sizes) < 2:
         raise ValueError(f"expected two sizes at least; got {len(sizes)}.")
-    if not isinstance(sizes, jax.core.Tracer):
+    if not isinstance(sizes, Tracer):
         values = np.asarray(sizes, float)
         if not np.isfinite(values).all() or (values <= 0).any():
             raise ValueError(

@@ -166,8 +166,8 @@ def simulate(world, num_seeds, trials, seed=0):
     )
     y = y + lean * x * rng.normal(size=(trials, 1, num_seeds))
     if not share:
-        known = np.exp(y).astype("f4")
-        return BestStrength(known, np.zeros(shape, bool), known)
+        known = jnp.asarray(np.exp(y), jnp.float32)
+        return BestStrength(known, jnp.zeros(shape, bool), known)
     edge = np.quantile(y, 1 - share if share > 0 else -share)
     is_censored = y > edge if share > 0 else y < edge
     at = np.where(is_censored, edge + 0.3 * np.sign(share), y)
@@ -181,7 +181,7 @@ fit_many = jax.jit(jax.vmap(lambda best: fit_power_law(SIZES, best)))
 
 
 def covered(world, num_seeds, trials=500):
-    law = fit_many(jax.tree.map(jnp.asarray, simulate(world, num_seeds, trials)))
+    law = fit_many(simulate(world, num_seeds, trials))
     ends = law.slope_interval, law.intercept_interval
     return [
         float(((x[:, 0] <= truth) & (truth <= x[:, 1])).mean())
