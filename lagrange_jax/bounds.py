@@ -1,4 +1,4 @@
-"""A bound on the norm of the head: `Constraint`, and the checks of its parts."""
+"""A bound on the norm of the head: `Constraint`, and what chooses its radius."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,32 +10,77 @@ from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_real
 from lagrange_jax.statistics.spectrum import Spectrum
+from lagrange_jax.types import Batch, Key
 
-__all__ = ["Constraint", "Relation"]
+__all__ = ["Constraint", "Metric", "Problem", "Relation"]
 
 Relation = Literal["equality", "at_most"]
+Metric = Literal["euclidean", "output_variance"]
+
+
+class Problem(NamedTuple):
+    """What is known of a head when its norm is chosen.
+
+    Attributes:
+      spectrum: the quadratic problem of the head.
+      key: PRNG key, for a constraint that draws (cross-validation).
+      examples: the head's inputs, targets and weights as a `Batch` of arrays, for a
+        constraint with `needs_examples`; None where they were not kept.
+      loss: the loss of the head where it is not the squared error.
+    """
+
+    spectrum: Spectrum
+    key: Key | None = None
+    examples: Batch | None = None
+    loss: Any = None
 
 
 class Constraint(NamedTuple):
     """A bound on the squared norm of the head's kernel.
 
     Attributes:
-      norm_sq: `norm_sq(spectrum) -> c`, of shape `[k]` per output or `[]` global.
-        Most constraints read only the shape of the spectrum; a constraint whose
-        norm the data choose reads all of it.
-      relation: `"equality"` or `"at_most"`.
-      exact: whether the norm is the output's variance instead of the kernel's
-        Euclidean norm.
+      radius_sq: `radius_sq(problem) -> c`, of shape `[k]` per output or `[]` global.
+        The library's own are frozen records, so that equal constraints are equal and
+        hash alike; any function of a `Problem` serves as well. A radius of zero asks
+        for the zero kernel with its optimal bias.
+      relation: `"equality"` (on the sphere) or `"at_most"` (in the ball).
+      metric: `"euclidean"`, or `"output_variance"` to measure a column by
+        $w^T S w$ over the mean variance of the features.
     """
 
-    norm_sq: Callable[[Spectrum], Float[Array, "*k"]]
+    radius_sq: Callable[[Problem], Float[Array, "*k"]]
     relation: Relation = "equality"
-    exact: bool = False
+    metric: Metric = "euclidean"
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the radius is chosen from the examples themselves."""
+        return getattr(self.radius_sq, "needs_examples", False)
+
+
+def make_constraint(
+    radius_sq: Callable[[Problem], Float[Array, "*k"]],
+    relation: Relation = "equality",
+    metric: Metric = "euclidean",
+) -> Constraint:
+    """Returns the constraint; raises ValueError for an unknown relation or metric."""
+    for name, value, known in (
+        ("relation", relation, get_args(Relation)),
+        ("metric", metric, get_args(Metric)),
+    ):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"expected {name} to be one of {known}; got {value!r}.")
+    return Constraint(radius_sq, relation, metric)
 
 
 def require_norm(norm_sq: Any, num_outputs: int) -> Float[Array, "*k"]:
     """Returns `norm_sq` as an array of shape `[]` or `[num_outputs]`, or refuses it."""
     require_positive("norm_sq", norm_sq)
+    return require_norm_shape(norm_sq, num_outputs)
+
+
+def require_norm_shape(norm_sq: Any, num_outputs: int) -> Float[Array, "*k"]:
+    """Returns the array; raises ValueError unless `[]` or `[num_outputs]`."""
     value = jnp.asarray(norm_sq)
     if value.shape not in ((), (num_outputs,)):
         raise ValueError(
@@ -60,3 +105,11 @@ def require_positive(name, value):
         return
     if not np.all(np.isfinite(value) & (np.asarray(value) > 0)):
         raise ValueError(f"expected {name} > 0 and finite; got {value}.")
+
+
+def hashable(value: Any) -> Any:
+    """Returns a known array as a number or a tuple of them; a traced one as it is."""
+    if isinstance(value, Tracer):
+        return value
+    as_tuple = lambda x: tuple(map(as_tuple, x)) if isinstance(x, list) else x  # noqa: E731
+    return as_tuple(np.asarray(value).tolist())

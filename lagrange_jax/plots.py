@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy import special
 
+from lagrange_jax.constraints.propagation import fixed_norm
 from lagrange_jax.numerics.linalg import rank_tolerance
 from lagrange_jax.ridge.path import norm_of_strength
-from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.statistics.spectrum import Spectrum
 from lagrange_jax.strengths.best import best_strength
@@ -258,7 +259,11 @@ def _landscape(spectrum):
     """Squared norm of least squares, norms about it, and their least losses."""
     optimum = norm_of_strength(spectrum, 0.0).sum()
     norms = optimum * jnp.asarray(NORM_RATIOS, optimum.dtype)
-    loss = lambda norm_sq: solve_spectrum(spectrum, norm_sq).objective  # noqa: E731
+
+    def loss(norm_sq):
+        constraint = fixed_norm(norm_sq, per_output=False)
+        return solve_least_squares(spectrum, constraint).objective
+
     return optimum, norms, jax.vmap(loss)(norms)
 
 

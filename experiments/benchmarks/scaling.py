@@ -26,6 +26,7 @@ import numpy as np
 
 import lagrange_jax as lj
 from experiments.benchmarks.solver import call, device_data, row, timed
+from lagrange_jax.constraints import fixed_norm
 
 DEFAULT_OUT = Path("experiments/results/benchmarks/scaling.json")
 MODULE = "experiments.benchmarks.scaling"
@@ -35,18 +36,12 @@ def moments_of(x, t):
     return lj.compute_moments(x, t)
 
 
-def head_of(method):
-    def solve(x, t):
-        moments = lj.compute_moments(x, t)
-        return lj.solve_least_squares(moments, jnp.ones(t.shape[1]), method=method)
-
-    return solve
+def head_of(x, t):
+    return lj.solve_least_squares(lj.compute_moments(x, t), fixed_norm(1.0))
 
 
 def thin_head(x, t):
-    return lj.solvers.solve_spectrum(
-        lj.statistics.decompose_gram(x, t), jnp.ones(t.shape[1])
-    )
+    return lj.solve_least_squares(lj.statistics.decompose_gram(x, t), fixed_norm(1.0))
 
 
 def cholesky_solve(covariance, cross):
@@ -68,14 +63,13 @@ def along(axis, sizes, rounds, **fixed):
         shape = {**fixed, axis: size}
         x, t = device_data(shape["n"], shape["d"], shape["k"])
         moments = jax.jit(moments_of)(x, t)
-        solve = lambda m, k=shape["k"]: lj.solve_least_squares(m, jnp.ones(k))  # noqa: E731
+        solve = lambda m: lj.solve_least_squares(m, fixed_norm(1.0))  # noqa: E731
         ways = {
             "product": call(lambda x: x.T @ x, x),
             "eigh": call(jnp.linalg.eigh, moments.cov_xx),
             "moments": call(moments_of, x, t),
             "solve": call(solve, moments),
-            "total": call(head_of("eigh"), x, t),
-            "total_tridiagonal": call(head_of("tridiagonal"), x, t),
+            "total": call(head_of, x, t),
         }
         found.append(timing.measure(ways, rounds))
         name = f"total / (product + eigh), {axis}={size} of {fixed}"
@@ -86,8 +80,8 @@ def along(axis, sizes, rounds, **fixed):
     return rows
 
 
-def routes(rounds, n, d, k, limit):
-    """Both routes against the floor, side by side."""
+def routes(rounds, n, d, k):
+    """The whole head and its parts against the floor, side by side."""
     x, t = device_data(n, d, k)
     moments = jax.jit(moments_of)(x, t)
     ways = {
@@ -97,24 +91,13 @@ def routes(rounds, n, d, k, limit):
         "reduction": call(lambda s: jax.lax.linalg.tridiagonal(s), moments.cov_xx),
         "cholesky": call(jax.scipy.linalg.cho_factor, moments.cov_xx),
         "cholesky and solve": call(cholesky_solve, moments.cov_xx, moments.cov_xt),
-        "total_eigh": call(head_of("eigh"), x, t),
-        "total_tridiagonal": call(head_of("tridiagonal"), x, t),
+        "total_eigh": call(head_of, x, t),
     }
     times, floor = timing.measure(ways, rounds), ("product", "eigh")
     shape = f"d={d} n={n} k={k} float32"
-    after = [
-        max(total - moments, 0)
-        for total, moments in zip(
-            times["total_tridiagonal"], times["moments"], strict=True
-        )
-    ]
-    solve = timing.ratio({**times, "after": after}, "after", "eigh")
     return [
         row(f"total by eigh / (product + eigh), {shape}",
             timing.ratio(times, "total_eigh", floor), **timed(times)),
-        row(f"total by tridiagonal / (product + eigh), {shape}",
-            timing.ratio(times, "total_tridiagonal", floor), ("<=", limit)),
-        row(f"tridiagonal solve / eigh, {shape}", solve),
         row(f"moments / product, {shape}", timing.ratio(times, "moments", "product")),
         row(f"reduction alone / eigh, {shape}",
             timing.ratio(times, "reduction", "eigh")),
@@ -128,7 +111,7 @@ def routes(rounds, n, d, k, limit):
 def few_examples(rounds, n, d, k):
     """The dual route where there are fewer examples than features."""
     x, t = device_data(n, d, k)
-    ways = {"dual": call(thin_head, x, t), "primal": call(head_of("eigh"), x, t)}
+    ways = {"dual": call(thin_head, x, t), "primal": call(head_of, x, t)}
     times = timing.measure(ways, rounds)
     value = timing.ratio(times, "primal", "dual")
     return [row(f"primal / dual head, d={d} n={n} k={k}", value, **timed(times))]
@@ -182,7 +165,7 @@ def in_process(task, *arguments, devices=1):
     return json.loads(text.strip().split("\n")[-1])
 
 
-def stream(n, d, k, size, method):
+def stream(n, d, k, size):
     """A data set that exists one batch at a time, and what its head takes."""
     mix = jax.random.normal(jax.random.key(0), (d, k)) / d**0.5
 
@@ -199,7 +182,7 @@ def stream(n, d, k, size, method):
         moments = update(moments, *make(jax.random.key(i)))
     jax.block_until_ready(moments)
     streamed = peak_mebibytes()
-    solution = lj.solve_least_squares(moments, jnp.full(k, 0.5), method=method)
+    solution = lj.solve_least_squares(moments, fixed_norm(0.5))
     lj.check(solution)
     return {"start": before, "moments": streamed, "peak": peak_mebibytes()}
 
@@ -214,12 +197,9 @@ def peak_mebibytes():
 
 
 def memory(n, d, k, size):
-    rows = []
-    for method in ("eigh", "tridiagonal"):
-        found = in_process("stream", n, d, k, size, method)
-        name = f"peak MiB of a process, {method}, d={d} n={n} k={k}, batches of {size}"
-        rows.append(row(name, found["peak"], **found))
-    return rows
+    found = in_process("stream", n, d, k, size)
+    name = f"peak MiB of a process, d={d} n={n} k={k}, batches of {size}"
+    return [row(name, found["peak"], **found)]
 
 
 def device_seconds(num_strengths):
@@ -238,7 +218,7 @@ def devices(counts, num_strengths):
 
 
 def sections(rounds):
-    yield lambda: routes(rounds, 8192, 2048, 100, 0.5)
+    yield lambda: routes(rounds, 8192, 2048, 100)
     yield lambda: along("n", [2048, 8192, 32_768], rounds, d=256, k=10)
     yield lambda: along("d", [128, 256, 512, 1024], rounds, n=4096, k=10)
     yield lambda: along("k", [1, 10, 100, 1000], rounds, n=4096, d=256)
@@ -249,7 +229,7 @@ def sections(rounds):
 
 
 def smoke_sections():
-    yield lambda: routes(1, 64, 16, 2, 1e3)
+    yield lambda: routes(1, 64, 16, 2)
     yield lambda: along("n", [32, 64], 1, d=8, k=2)
     yield lambda: few_examples(1, 8, 16, 2)
 

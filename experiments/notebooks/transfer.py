@@ -132,13 +132,7 @@ spectrum = lj.decompose(lj.compute_moments(features, targets))
 
 
 def solve(constraint):
-    @jax.jit
-    def solve_under(spectrum):
-        return lj.solvers.solve_spectrum(
-            spectrum, constraint.norm_sq(spectrum), relation=constraint.relation
-        )
-
-    return solve_under(spectrum)
+    return lj.solve_least_squares(spectrum, constraint)
 
 
 @jax.jit
@@ -148,8 +142,8 @@ def accuracy(kernel, bias, data):
 
 constraints = {
     "loss within 50 %": lj.loss_within(1.5),
-    "forward variance, at most": lj.constraints.forward_variance(relation="at_most"),
-    "generalised cross-validation": lj.ridge.gcv_norm(),
+    "forward variance, at most": lj.constraints.variance_scaling(relation="at_most"),
+    "generalised cross-validation": lj.constraints.at_strength("gcv"),
 }
 random = jax.nn.initializers.he_normal()(
     jax.random.key(0), (features.shape[1], num_classes), jnp.float32

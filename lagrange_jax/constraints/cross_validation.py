@@ -5,8 +5,9 @@ valley, as along the strengths of L2 regularisation: norm and strength are two n
 one path.
 """
 
+import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,14 @@ from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_count, require_shapes
 from lagrange_jax.batches import as_batches
-from lagrange_jax.bounds import Relation, require_norm, require_relation
+from lagrange_jax.bounds import (
+    Constraint,
+    Problem,
+    Relation,
+    hashable,
+    make_constraint,
+    require_norm,
+)
 from lagrange_jax.numerics.parabola import parabola_minimum
 from lagrange_jax.ridge.path import multiplier_to_strength, norm_of_strength
 from lagrange_jax.solvers.classes import ClassStatistics, class_statistics, curvature
@@ -23,7 +31,7 @@ from lagrange_jax.solvers.cross_entropy import fit_head
 from lagrange_jax.solvers.path import mean_log_loss
 from lagrange_jax.types import Batch, Key
 
-__all__ = ["CrossValidation", "choose_norm", "cross_validated_norm"]
+__all__ = ["choose_norm", "cross_validated_norm"]
 
 # Norms of the least-squares heads whose multipliers are these multiples of the mean
 # variance of the features: from hardly any head to all but interpolation.
@@ -36,24 +44,10 @@ RISE = 1.05
 BLOCK_SIZE = 4096
 
 
-class CrossValidation(NamedTuple):
-    """A norm that is found by cross-validation, in place of a `Constraint`.
-
-    Attributes:
-      norm_sq: norms to try, ascending; None for a range that the data set.
-      num_folds: parts of the examples, each held out once.
-      relation: of the final head to the norm.
-    """
-
-    norm_sq: Any = None
-    num_folds: int = 5
-    relation: Relation = "equality"
-
-
 def cross_validated_norm(
     norm_sq: Any = None, *, num_folds: int = 5, relation: Relation = "equality"
-) -> CrossValidation:
-    """The norm of least cross-entropy on held-out examples, for `lagrange`.
+) -> Constraint:
+    """The norm of least cross-entropy on held-out examples.
 
     Args:
       norm_sq: norms to try, ascending, at least three; the choice lies between them
@@ -63,20 +57,50 @@ def cross_validated_norm(
       relation: of the final head to the norm.
 
     Returns:
-      What `lagrange(..., loss="cross_entropy")` takes as its constraint.
+      The `Constraint`, for `lagrange(..., loss="cross_entropy")`.
 
     Raises:
       ValueError: if a norm is not positive, there are fewer than three, fewer than
         two folds are asked for, or the relation is unknown.
     """
-    require_relation(relation)
     require_count("num_folds", num_folds, least=2)
     if norm_sq is not None:
         require_shapes({"norm_sq": "m"}, {"norm_sq": norm_sq})
-        norm_sq = require_norm(norm_sq, len(norm_sq))
+        norm_sq = hashable(require_norm(norm_sq, len(norm_sq)))
         if len(norm_sq) < 3:
             raise ValueError(f"expected at least three norm_sq; got {len(norm_sq)}.")
-    return CrossValidation(norm_sq, num_folds, relation)
+    return make_constraint(_CrossValidation(norm_sq, num_folds), relation)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CrossValidation:
+    norm_sq: Any
+    num_folds: int
+    needs_examples = True
+
+    def __call__(self, problem: Problem) -> Float[Array, ""]:
+        if problem.loss is None:
+            raise ValueError(
+                "cross_validated_norm() needs loss='cross_entropy'. For squared error "
+                'at_strength("gcv") or loss_within() choose the norm from the spectrum.'
+            )
+        if problem.examples is None or problem.key is None:
+            raise ValueError(
+                "cross-validation goes over the features too often to compute them "
+                "anew: name a norm, fixed_norm(c, per_output=False) say, or keep the "
+                "features."
+            )
+        cross = problem.spectrum.cross
+        norm_sq = self.norm_sq
+        return choose_norm(
+            problem.key,
+            problem.examples,
+            None if norm_sq is None else jnp.asarray(norm_sq, cross.dtype),
+            num_outputs=cross.shape[1],
+            num_folds=self.num_folds,
+            use_bias=problem.spectrum.num_biases == 1,
+            label_smoothing=problem.loss.label_smoothing,
+        )
 
 
 @partial(jax.jit, static_argnames=("num_outputs", "num_folds", "use_bias"))
@@ -137,10 +161,6 @@ def choose_norm(
 
     losses = lax.map(losses_without, jnp.arange(num_folds)).mean(0)
     return jnp.exp(parabola_minimum(jnp.log(norm_sq), losses).position)
-
-
-def _validate(unseen, head):
-    return mean_log_loss(unseen, head, BLOCK_SIZE)[0]
 
 
 def _valley(fit, validate, norm_sq):

@@ -1,22 +1,36 @@
-r"""The smallest head that is nearly optimal: a norm that the data choose.
+r"""Norms that the data choose, from the spectrum and, if need be, the examples.
 
 Along the ridge path the loss rises with the multiplier and the norm falls. A head
 that gives up a bounded share of the loss can be several times smaller than the
 optimal one; its body then learns faster, see the study `experiments/studies/rul`.
+
+References:
+  V. A. Morozov, "On the solution of functional equations by the method of
+  regularization", Soviet Math. Dokl. 7, 1966 (the discrepancy principle).
 """
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from lagrange_jax._checks import require_shapes
-from lagrange_jax.bounds import Constraint
+from lagrange_jax.bounds import (
+    Constraint,
+    Metric,
+    Problem,
+    Relation,
+    hashable,
+    make_constraint,
+)
 from lagrange_jax.numerics.linalg import rank_tolerance
+from lagrange_jax.ridge.criteria import gcv, leave_one_out
+from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
 from lagrange_jax.ridge.path import norm_of_strength, ridge_loss
-from lagrange_jax.statistics.spectrum import Spectrum
+from lagrange_jax.ridge.selection import Criterion, choose_strength
 
-__all__ = ["loss_within"]
+__all__ = ["at_strength", "loss_within"]
 
 # Halvings of the range of log strengths, some 40 in float32: to 4e-6 of a strength.
 NUM_STEPS = 24
@@ -26,6 +40,8 @@ LARGEST_SHARE = 0.5
 
 def loss_within(factor: Any = 1.5, *, per_output: bool = True) -> Constraint:
     r"""The least norm whose loss is at most `factor` times the least loss.
+
+    Morozov's discrepancy principle, with the least loss as the noise level:
 
     .. math:: \min_W \|W\|^2 \quad\text{s.t.}\quad
               \mathrm{loss}(W) \le \min(f\, l^*,\ (l^* + v) / 2)
@@ -52,8 +68,7 @@ def loss_within(factor: Any = 1.5, *, per_output: bool = True) -> Constraint:
       >>> noise = jnp.array([-1.0, -1, 1, 1])[:, None]
       >>> targets = 0.9**0.5 * x + 0.1**0.5 * noise
       >>> spectrum = lj.decompose(lj.compute_moments(x, targets))
-      >>> constraint = lj.loss_within(1.5)
-      >>> head = lj.solvers.solve_spectrum(spectrum, constraint.norm_sq(spectrum))
+      >>> head = lj.solve_least_squares(spectrum, lj.loss_within(1.5))
       >>> print(f"{head.objective:.3f}")
       0.150
     """
@@ -61,15 +76,21 @@ def loss_within(factor: Any = 1.5, *, per_output: bool = True) -> Constraint:
     if isinstance(factor, int | float) and not factor > 1:
         raise ValueError(f"expected factor > 1; got {factor}.")
 
-    def norm_sq(spectrum: Spectrum):
-        spectrum = lax.stop_gradient(spectrum)
-        total = (lambda x: x) if per_output else jnp.sum
+    return Constraint(_Discrepancy(hashable(factor), per_output))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Discrepancy:
+    factor: Any
+    per_output: bool
+
+    def __call__(self, problem: Problem):
+        spectrum = lax.stop_gradient(problem.spectrum)
+        total = (lambda x: x) if self.per_output else jnp.sum
         least, most = total(ridge_loss(spectrum, 0.0)), total(spectrum.variance)
-        bound = jnp.minimum(factor * least, least + LARGEST_SHARE * (most - least))
+        bound = jnp.minimum(self.factor * least, least + LARGEST_SHARE * (most - least))
         strength = _largest_strength(spectrum, bound, total)
         return total(norm_of_strength(spectrum, strength))
-
-    return Constraint(norm_sq)
 
 
 def _largest_strength(spectrum, bound, total):
@@ -87,3 +108,72 @@ def _largest_strength(spectrum, bound, total):
 
     low, _ = lax.fori_loop(0, NUM_STEPS, step, (low, high))
     return jnp.exp(low)
+
+
+def at_strength(
+    criterion: str | Criterion = "evidence",
+    *,
+    per_output: bool = True,
+    relation: Relation = "equality",
+    metric: Metric = "euclidean",
+) -> Constraint:
+    """The norm of ridge regression at the strength that a criterion prefers.
+
+    The head is then the ridge regression of that strength, with half the strength
+    as its multiplier. Where the data call for no head at all (the upper edge of
+    `choose_strength`) the radius is zero: the kernel is zero and the bias is the
+    targets' mean. Where they call for no penalty (the lower edge) it is the norm of
+    least squares, and the multiplier is zero but for rounding.
+
+    Args:
+      criterion: `"evidence"` (the strength that makes the data most likely), `"gcv"`
+        (generalised cross-validation), `"leave_one_out"`, which needs the examples
+        (see `Problem`), or a function `criterion(spectrum, strength) -> [k]`.
+      per_output: one strength and one sphere an output, or one for all.
+      relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
+      metric: what the norm is measured by; the strength is that of `"euclidean"`.
+
+    Returns:
+      The `Constraint`.
+
+    Raises:
+      ValueError: if the criterion, the relation or the metric is unknown.
+    """
+    if not callable(criterion) and criterion not in (*_CRITERIA, "leave_one_out"):
+        raise ValueError(
+            f"expected criterion to be one of {(*_CRITERIA, 'leave_one_out')} or a "
+            f"function (spectrum, strength); got {criterion!r}."
+        )
+    return make_constraint(_StrengthNorm(criterion, per_output), relation, metric)
+
+
+_CRITERIA = {"evidence": negative_log_evidence, "gcv": gcv}
+
+
+@dataclasses.dataclass(frozen=True)
+class _StrengthNorm:
+    criterion: str | Criterion
+    per_output: bool
+
+    @property
+    def needs_examples(self) -> bool:
+        return self.criterion == "leave_one_out"
+
+    def __call__(self, problem: Problem):
+        spectrum, criterion = problem.spectrum, self.criterion
+        if isinstance(criterion, str):
+            criterion = _CRITERIA.get(criterion) or _leave_one_out(problem)
+        choice = choose_strength(spectrum, criterion, per_output=self.per_output)
+        norm = norm_of_strength(spectrum, choice.strength)
+        norm = norm if self.per_output else norm.sum()
+        return jnp.where(choice.edge == 1, 0, norm)
+
+
+def _leave_one_out(problem: Problem) -> Criterion:
+    if problem.examples is None:
+        raise ValueError(
+            'at_strength("leave_one_out") needs the examples: solve '
+            "Problem(spectrum, examples=Batch(features, targets, weights)), or take "
+            '"gcv", which needs the spectrum alone.'
+        )
+    return leave_one_out(*problem.examples)

@@ -5,12 +5,12 @@ raw second moments, an output has the second moment of an input when
 $\sum_i w_{ij}^2 = 1$; nothing is assumed of the mean of the weights, since raw
 moments take the place of variances. Every constraint has three switches:
 
-- `per_output`: one sphere an output (norm_sq of shape `[k]`), or one sphere for the
+- `per_output`: one sphere an output (a radius of shape `[k]`), or one sphere for the
   whole kernel with k times the squared radius (shape `[]`).
 - `relation`: `"equality"` (on the sphere) or `"at_most"` (in the ball).
-- `exact`: measure $w^T S w$, the true variance of the output, instead of
-  $\|w\|^2$ times the mean variance of the features; this drops the assumption of
-  uncorrelated features of equal variance.
+- `metric`: `"output_variance"` measures $w^T S w$, the true variance of the output,
+  instead of $\|w\|^2$ times the mean variance of the features; this drops the
+  assumption of uncorrelated features of equal variance.
 
 References:
   X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward
@@ -20,7 +20,8 @@ References:
   using Lagrange multipliers", Neural Networks 166:579-594, 2023.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,136 +29,122 @@ from jaxtyping import Array, Float
 
 from lagrange_jax.bounds import (
     Constraint,
+    Metric,
+    Problem,
     Relation,
-    require_norm,
+    hashable,
+    make_constraint,
+    require_norm_shape,
     require_positive,
-    require_relation,
 )
-from lagrange_jax.statistics.spectrum import Spectrum
 
-__all__ = [
-    "backward_variance",
-    "forward_variance",
-    "glorot_variance",
-    "kaiming_variance",
-    "weight_norm",
-]
+__all__ = ["fixed_norm", "variance_scaling"]
+
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
 
 
-def forward_variance(
-    gain: Any = 1.0,
+def variance_scaling(
+    scale: Any = 1.0,
+    mode: Mode = "fan_in",
     *,
     per_output: bool = True,
     relation: Relation = "equality",
-    exact: bool = False,
+    metric: Metric = "euclidean",
 ) -> Constraint:
-    r"""The signal keeps its size on the way forward: $\sum_i w_{ij}^2 = g^2$.
+    r"""The mean squared weight is `scale / fan`, as `jax.nn.initializers` has it.
+
+    .. math:: \sum_i w_{ij}^2 = \text{scale} \cdot d / \text{fan}
+
+    | `mode` | fan | $\sum_i w_{ij}^2 / \text{scale}$ | keeps the size of |
+    | --- | --- | --- | --- |
+    | `"fan_in"` | $d$ | $1$ | the signal, on the way forward |
+    | `"fan_out"` | $k$ | $d / k$ | the gradient, on the way back |
+    | `"fan_avg"` | $(d + k) / 2$ | $2 d / (d + k)$ | both, Glorot's compromise |
+
+    Kaiming's factor for ReLU features is `variance_scaling(2.0)`.
 
     Args:
-      gain: $g > 0$, the wanted ratio of output to input root mean square.
+      scale: the wanted ratio of mean squares, output to input; may be traced.
+      mode: which fan the scale is divided by.
       per_output: one sphere an output, or one for the whole kernel.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      exact: hold the variance of the output instead of the norm of the kernel.
+      metric: the kernel's Euclidean norm, or the variance of its output.
 
     Returns:
       The `Constraint`.
 
     Raises:
-      ValueError: if the gain is not positive or the relation is unknown.
+      ValueError: if the scale is not positive, or mode, relation or metric is
+        unknown.
+
+    Example:
+      >>> lj.constraints.variance_scaling(2.0) == lj.constraints.variance_scaling(2.0)
+      True
     """
-    return _per_fan(gain, lambda d, k: 1.0, per_output, relation, exact)
+    require_positive("scale", scale)
+    if np.ndim(scale):
+        raise ValueError(f"expected a scalar scale; got shape {np.shape(scale)}.")
+    if mode not in get_args(Mode):
+        raise ValueError(f"expected mode to be one of {get_args(Mode)}; got {mode!r}.")
+    radius = _FanNorm(hashable(scale), mode, per_output)
+    return make_constraint(radius, relation, metric)
 
 
-def backward_variance(
-    gain: Any = 1.0,
-    *,
-    per_output: bool = True,
-    relation: Relation = "equality",
-    exact: bool = False,
-) -> Constraint:
-    r"""The gradient keeps its size on the way back: $\sum_i w_{ij}^2 = g^2 d / k$.
+@dataclasses.dataclass(frozen=True)
+class _FanNorm:
+    scale: Any
+    mode: Mode
+    per_output: bool
 
-    Arguments, result and errors are those of `forward_variance`.
-    """
-    return _per_fan(gain, lambda d, k: d / k, per_output, relation, exact)
-
-
-def glorot_variance(
-    gain: Any = 1.0,
-    *,
-    per_output: bool = True,
-    relation: Relation = "equality",
-    exact: bool = False,
-) -> Constraint:
-    r"""Glorot's compromise of both: $\sum_i w_{ij}^2 = 2 g^2 d / (d + k)$.
-
-    Arguments, result and errors are those of `forward_variance`.
-    """
-    return _per_fan(gain, lambda d, k: 2 * d / (d + k), per_output, relation, exact)
+    def __call__(self, problem: Problem) -> Float[Array, "*k"]:
+        d, k = problem.spectrum.cross.shape
+        fan = {"fan_in": d, "fan_out": k, "fan_avg": (d + k) / 2}[self.mode]
+        value = jnp.asarray(self.scale, problem.spectrum.cross.dtype) * (d / fan)
+        return jnp.broadcast_to(value, (k,)) if self.per_output else k * value
 
 
-def kaiming_variance(
-    gain: Any = 2.0**0.5,
-    *,
-    per_output: bool = True,
-    relation: Relation = "equality",
-    exact: bool = False,
-) -> Constraint:
-    r"""Kaiming's factor, $\sum_i w_{ij}^2 = g^2$ with $g = \sqrt 2$ for ReLU features.
-
-    Arguments, result and errors are those of `forward_variance`.
-    """
-    return forward_variance(gain, per_output=per_output, relation=relation, exact=exact)
-
-
-def weight_norm(
+def fixed_norm(
     norm_sq: Any,
     *,
     per_output: bool = True,
     relation: Relation = "equality",
-    exact: bool = False,
+    metric: Metric = "euclidean",
 ) -> Constraint:
-    r"""An explicit squared norm.
+    r"""A squared norm of yours.
 
     Args:
       norm_sq: $\|w_j\|^2$ of every output (a scalar, or `[k]` values) if
-        `per_output`, else the scalar $\|W\|_F^2$. With `exact` it is the wanted
-        output variance in units of the mean variance of the features.
+        `per_output`, else the scalar $\|W\|_F^2$; may be traced. With
+        `metric="output_variance"` it is the wanted output variance in units of the
+        mean variance of the features.
       per_output: one sphere an output, or one for the whole kernel.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      exact: hold the variance of the output instead of the norm of the kernel.
+      metric: the kernel's Euclidean norm, or the variance of its output.
 
     Returns:
       The `Constraint`.
 
     Raises:
-      ValueError: if a norm is not positive, its shape does not fit, or the
-        relation is unknown.
+      ValueError: if a norm is not positive, its shape does not fit, or the relation
+        or the metric is unknown.
     """
     require_positive("norm_sq", norm_sq)
-    require_relation(relation)
+    radius = _FixedNorm(hashable(norm_sq), per_output)
+    return make_constraint(radius, relation, metric)
 
-    def radius(spectrum: Spectrum) -> Float[Array, "*k"]:
-        k = spectrum.projections.shape[1]
-        value = require_norm(norm_sq, k)
-        if not per_output and value.ndim:
+
+@dataclasses.dataclass(frozen=True)
+class _FixedNorm:
+    norm_sq: Any
+    per_output: bool
+
+    def __call__(self, problem: Problem) -> Float[Array, "*k"]:
+        cross = problem.spectrum.cross
+        value = require_norm_shape(self.norm_sq, cross.shape[1]).astype(cross.dtype)
+        if not self.per_output and value.ndim:
             raise ValueError(
                 f"expected a scalar norm_sq with per_output=False; got {value.shape}."
             )
-        return jnp.broadcast_to(value, (k,)) if per_output else value
-
-    return Constraint(radius, relation, exact)
-
-
-def _per_fan(gain, ratio, per_output, relation, exact) -> Constraint:
-    require_positive("gain", gain)
-    if np.ndim(gain):
-        raise ValueError(f"expected a scalar gain; got shape {np.shape(gain)}.")
-    require_relation(relation)
-
-    def radius(spectrum: Spectrum) -> Float[Array, "*k"]:
-        d, k = spectrum.projections.shape
-        value = jnp.asarray(gain, spectrum.projections.dtype) ** 2 * ratio(d, k)
-        return jnp.broadcast_to(value, (k,)) if per_output else k * value
-
-    return Constraint(radius, relation, exact)
+        # Zero would be a norm that the data choose; as a number it is a mistake.
+        value = jnp.where(value > 0, value, jnp.nan)
+        return jnp.broadcast_to(value, cross.shape[1:]) if self.per_output else value

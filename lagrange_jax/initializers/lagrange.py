@@ -7,18 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from lagrange_jax.batches import as_batches
-from lagrange_jax.bounds import Constraint
-from lagrange_jax.constraints.cross_validation import (
-    CrossValidation,
-    choose_norm,
-    cross_validated_norm,
-)
+from lagrange_jax.bounds import Constraint, Problem
+from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.models.params import get_layer, set_layer
 from lagrange_jax.solvers.classes import class_statistics
 from lagrange_jax.solvers.cross_entropy import fit_head, require_search
-from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import decompose
@@ -49,7 +45,7 @@ class CrossEntropy(NamedTuple):
 
 
 def lagrange(
-    constraint: Constraint | CrossValidation | None = None,
+    constraint: Constraint | None = None,
     *,
     loss: Literal["squared_error", "cross_entropy"] | CrossEntropy = "squared_error",
 ) -> InitTransform:
@@ -79,10 +75,10 @@ def lagrange(
     Raises:
       ValueError: if the loss is unknown, or the constraint is none or not for it.
     """
-    if not isinstance(constraint, Constraint | CrossValidation | None):
+    if not isinstance(constraint, Constraint | None):
         raise ValueError(
-            "expected a constraint, such as forward_variance() or weight_norm(1.0); "
-            f"got {constraint!r}."
+            "expected a constraint, such as constraints.variance_scaling() or "
+            f"constraints.fixed_norm(1.0); got {constraint!r}."
         )
     is_name = isinstance(loss, str) and loss in ("squared_error", "cross_entropy")
     if not is_name and not isinstance(loss, CrossEntropy):
@@ -91,21 +87,14 @@ def lagrange(
             f"CrossEntropy(...); got {loss!r}."
         )
     if is_name and loss == "squared_error":
-        if isinstance(constraint, CrossValidation):
-            raise ValueError(
-                "cross_validated_norm() needs loss='cross_entropy'. For squared error "
-                "gcv_norm() or loss_within() choose the norm from the spectrum."
-            )
         return _squared_error(loss_within() if constraint is None else constraint)
     options = CrossEntropy() if isinstance(loss, str) else loss
     require_search(options.label_smoothing, options.tolerance, options.max_passes)
     constraint = cross_validated_norm() if constraint is None else constraint
-    if isinstance(constraint, Constraint) and constraint.exact:
-        raise ValueError("exact=True needs loss='squared_error'; got cross-entropy.")
-    if isinstance(constraint, CrossValidation) and not options.keep_features:
+    if constraint.metric != "euclidean":
         raise ValueError(
-            "cross-validation goes over the features too often to compute them anew: "
-            "name a norm, weight_norm(c, per_output=False) say, or keep the features."
+            f"metric={constraint.metric!r} needs loss='squared_error'; got "
+            "cross-entropy."
         )
     return _cross_entropy(constraint, options)
 
@@ -126,22 +115,14 @@ def _squared_error(constraint: Constraint) -> InitTransform:
         moments = init_moments(num_features, num_outputs, _moment_dtype(kernel))
         fold = require_batches(batches, "lagrange").fold
         moments, _ = fold(step, (moments, key), variables)
-        spectrum = decompose(moments, use_bias="bias" in layer)
-        solution = solve_spectrum(
-            spectrum,
-            constraint.norm_sq(spectrum),
-            relation=constraint.relation,
-            exact=constraint.exact,
-            tie_break=kernel,
-        )
+        problem = Problem(decompose(moments, use_bias="bias" in layer), key)
+        solution = solve_least_squares(problem, constraint, tie_break=kernel)
         return _replace_head(model, variables, solution), solution
 
     return init
 
 
-def _cross_entropy(
-    constraint: Constraint | CrossValidation, options: CrossEntropy
-) -> InitTransform:
+def _cross_entropy(constraint: Constraint, options: CrossEntropy) -> InitTransform:
     def init(key, model, variables, batches):
         layer = get_layer(variables, model.head)
         kernel, use_bias = layer["kernel"], "bias" in layer
@@ -157,17 +138,9 @@ def _cross_entropy(
             use_bias=use_bias, label_smoothing=options.label_smoothing
         )
         statistics = class_statistics(batches, kernel.shape[1], **shared)
-        if isinstance(constraint, CrossValidation):
-            norm_sq = choose_norm(
-                fold_key,
-                kept,
-                constraint.norm_sq,
-                num_outputs=kernel.shape[1],
-                num_folds=constraint.num_folds,
-                **shared,
-            )
-        else:
-            norm_sq = constraint.norm_sq(statistics.spectrum)
+        norm_sq = constraint.radius_sq(
+            Problem(statistics.spectrum, fold_key, kept, options)
+        )
         solution = fit_head(
             batches,
             statistics,

@@ -17,12 +17,7 @@ from lagrange_jax.ridge.path import (
     strength_of_norm,
     strength_to_multiplier,
 )
-from lagrange_jax.ridge.selection import (
-    StrengthChoice,
-    choose_strength,
-    evidence_norm,
-    gcv_norm,
-)
+from lagrange_jax.ridge.selection import StrengthChoice, choose_strength
 
 __all__ = [
     "Evidence",
@@ -31,9 +26,7 @@ __all__ = [
     "choose_strength",
     "degrees_of_freedom",
     "evidence",
-    "evidence_norm",
     "gcv",
-    "gcv_norm",
     "leave_one_out",
     "leave_one_out_errors",
     "multiplier_to_strength",

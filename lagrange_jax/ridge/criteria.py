@@ -38,15 +38,13 @@ def leave_one_out_errors(
     targets: Float[Array, "n k"],
     strength: Float[Array, "*k"] | float,
     weights: Float[Array, " n"] | None = None,
-    *,
-    use_bias: bool = True,
 ) -> Float[Array, "n k"]:
     r"""Returns $t_n - f_{-n}(\phi_n)$, the error of each example when left out.
 
     With $z_n = Q^T (\phi_n - m_\phi)$ the leverage of an example is
-    $h_n = \frac{a_n}{N} (1 + \sum_i z_{ni}^2 / (s_i + \mu))$, the one being the bias,
-    and its error is $(t_n - f(\phi_n)) / (1 - h_n)$. Exact, in $O(n d (d + k))$ for one
-    strength and $O(n d k)$ for each further one under `jax.vmap`.
+    $h_n = \frac{a_n}{N} (1 + \sum_i z_{ni}^2 / (s_i + \mu))$, the one being the
+    bias, and its error is $(t_n - f(\phi_n)) / (1 - h_n)$. Exact, in $O(n d (d + k))$
+    for one strength and $O(n d k)$ for each further one under `jax.vmap`.
 
     Args:
       spectrum: spectrum of these very features, targets and weights.
@@ -55,7 +53,6 @@ def leave_one_out_errors(
       strength: at least zero, `[]` or one an output `[k]`.
       weights: the weights that the moments had; None means all ones. Examples of
         weight zero are predicted as they are.
-      use_bias: whether the head, and hence the spectrum, has a bias.
 
     Returns:
       The errors; infinite where nothing but the example itself speaks for its
@@ -73,7 +70,7 @@ def leave_one_out_errors(
     fitted = dot(rotated, inverse * spectrum.projections)
     share = jnp.ones(len(features), inverse.dtype) if weights is None else weights
     share = (share / spectrum.count)[:, None]
-    own = jnp.asarray(use_bias, inverse.dtype) + dot(rotated**2, inverse)
+    own = int(spectrum.num_biases) + dot(rotated**2, inverse)
     errors = targets - spectrum.mean_t[None] - fitted
     return _guarded_ratio(errors, 1 - share * own, len(inverse))
 
@@ -82,8 +79,6 @@ def leave_one_out(
     features: Float[Array, "n d"],
     targets: Float[Array, "n k"],
     weights: Float[Array, " n"] | None = None,
-    *,
-    use_bias: bool = True,
 ) -> Callable[[Spectrum, Float[Array, "*k"]], Float[Array, " k"]]:
     """Returns the mean squared leave-one-out error as a criterion of the strength.
 
@@ -95,7 +90,6 @@ def leave_one_out(
       targets: targets, one column an output.
       weights: non-negative example weights; None means all ones. Rows of weight zero
         are never looked at.
-      use_bias: whether the head has a bias.
 
     Returns:
       `criterion(spectrum, strength) -> [k]` for the spectrum of the same data; a
@@ -104,14 +98,12 @@ def leave_one_out(
     """
     _check_rows(features, targets, weights)
     features, targets = jnp.asarray(features), jnp.asarray(targets)
-    return Partial(_mean_squared, features, targets, weights, jnp.asarray(use_bias))
+    return Partial(_mean_squared, features, targets, weights)
 
 
 def gcv(
     spectrum: Spectrum,
     strength: Float[Array, "*k"] | float,
-    *,
-    use_bias: bool = True,
 ) -> Float[Array, " k"]:
     r"""Returns the generalised cross-validation score of each output.
 
@@ -121,7 +113,6 @@ def gcv(
     Args:
       spectrum: spectrum of the features, whole or thin.
       strength: at least zero, `[]` or one an output `[k]`.
-      use_bias: whether the head, and hence the spectrum, has a bias.
 
     Returns:
       An estimate of the mean squared error on new data; infinite where the fit uses
@@ -132,7 +123,7 @@ def gcv(
     """
     require_spectrum(spectrum)
     count, unfitted = spectrum.count, shrinkage(spectrum, strength)
-    free = count - jnp.asarray(use_bias, count.dtype) - len(unfitted)
+    free = count - int(spectrum.num_biases) - len(unfitted)
     slack = (free + unfitted.sum(0)) / count
     loss = ridge_loss(spectrum, strength)
     once = _guarded_ratio(loss, slack, len(unfitted))
@@ -145,7 +136,7 @@ def _check_rows(features, targets, weights, **sizes):
     require_shapes(dims, arrays, **sizes)
 
 
-def _mean_squared(features, targets, weights, use_bias, spectrum, strength):
+def _mean_squared(features, targets, weights, spectrum, strength):
     n, dtype = len(features), spectrum.projections.dtype
     weights = jnp.ones(n, dtype) if weights is None else weights.astype(dtype)
     size = min(BLOCK_ROWS, n)
@@ -156,7 +147,7 @@ def _mean_squared(features, targets, weights, use_bias, spectrum, strength):
         rows = (lax.dynamic_slice_in_dim(a, start, size) for a in (features, targets))
         a = lax.dynamic_slice_in_dim(weights, start, size)
         x, t = (jnp.where(a[:, None] > 0, b.astype(dtype), 0) for b in rows)
-        errors = leave_one_out_errors(spectrum, x, t, strength, a, use_bias=use_bias)
+        errors = leave_one_out_errors(spectrum, x, t, strength, a)
         counted = (a > 0) & (start + jnp.arange(size) >= i * size)
         squares = a[:, None] * errors**2
         return total + jnp.where(counted[:, None], squares, 0).sum(0)

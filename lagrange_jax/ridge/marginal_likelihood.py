@@ -43,8 +43,6 @@ class Evidence(NamedTuple):
 def evidence(
     spectrum: Spectrum,
     strength: Float[Array, "*k"] | float,
-    *,
-    use_bias: bool = True,
 ) -> Evidence:
     r"""Returns the evidence, maximised over the noise.
 
@@ -58,7 +56,6 @@ def evidence(
     Args:
       spectrum: spectrum of the features, whole or thin.
       strength: greater than zero, `[]` or one an output `[k]`.
-      use_bias: whether the head, and hence the spectrum, has a bias.
 
     Returns:
       The `Evidence`.
@@ -71,7 +68,7 @@ def evidence(
     count, multiplier = spectrum.count, multiplier_row(spectrum, strength)
     # Without a strength the prior is improper and the evidence minus infinity.
     multiplier = jnp.maximum(multiplier, jnp.finfo(multiplier.dtype).tiny)
-    num_biases = jnp.asarray(use_bias, count.dtype)
+    num_biases = int(spectrum.num_biases)
     penalty = multiplier[0] * norm_of_strength(spectrum, strength)
     scale = 1 / (count - num_biases)
     noise = count * scale * (ridge_loss(spectrum, strength) + penalty)
@@ -85,11 +82,9 @@ def evidence(
 def negative_log_evidence(
     spectrum: Spectrum,
     strength: Float[Array, "*k"] | float,
-    *,
-    use_bias: bool = True,
 ) -> Float[Array, " k"]:
     """Returns minus the log evidence of each output: a criterion of the strength.
 
     Arguments and errors are those of `evidence`.
     """
-    return -evidence(spectrum, strength, use_bias=use_bias).log_evidence
+    return -evidence(spectrum, strength).log_evidence

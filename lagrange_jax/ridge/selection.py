@@ -1,4 +1,4 @@
-"""The strength, and with it the norm, that the data choose for a head.
+"""The strength that the data choose for a head.
 
 A criterion is a function `criterion(spectrum, strength) -> [k]`, to be minimised:
 `negative_log_evidence`, `gcv`, or `leave_one_out(features, targets)`.
@@ -14,21 +14,13 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from lagrange_jax.bounds import Constraint, Relation, require_relation
 from lagrange_jax.numerics.linalg import rank_tolerance
 from lagrange_jax.numerics.parabola import parabola_minimum
-from lagrange_jax.ridge.criteria import gcv
 from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
-from lagrange_jax.ridge.path import multiplier_to_strength, norm_of_strength
+from lagrange_jax.ridge.path import multiplier_to_strength
 from lagrange_jax.statistics.spectrum import Spectrum, require_spectrum
 
-__all__ = [
-    "Criterion",
-    "StrengthChoice",
-    "choose_strength",
-    "evidence_norm",
-    "gcv_norm",
-]
+__all__ = ["Criterion", "StrengthChoice", "choose_strength"]
 
 Criterion = Callable[[Spectrum, Float[Array, "*k"]], Float[Array, " k"]]
 """`criterion(spectrum, strength)`, one value an output, to be minimised."""
@@ -89,61 +81,6 @@ def choose_strength(
     if not isinstance(criterion, Partial):
         criterion = Partial(criterion)
     return _choose(spectrum, criterion, bounds, per_output)
-
-
-def evidence_norm(
-    *,
-    per_output: bool = True,
-    relation: Relation = "equality",
-    use_bias: bool = True,
-) -> Constraint:
-    """The norm of the head at the strength that makes the data most likely.
-
-    The head is then the ridge regression of that strength, with half the strength
-    as its multiplier. Where the data call for no head at all (the upper edge of
-    `choose_strength`) the norm is NaN: the solver's status says INVALID_NORM and the
-    network keeps its own head; outside `jax.jit` the solver refuses such a norm.
-    Where they call for no penalty (the lower edge) it is the norm of least squares,
-    and the multiplier is zero but for rounding.
-
-    Args:
-      per_output: one strength and one sphere an output, or one for all.
-      relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      use_bias: whether the head has a bias.
-
-    Returns:
-      The `Constraint`.
-
-    Raises:
-      ValueError: if the relation is unknown.
-    """
-    return _chosen_norm(negative_log_evidence, per_output, relation, use_bias)
-
-
-def gcv_norm(
-    *,
-    per_output: bool = True,
-    relation: Relation = "equality",
-    use_bias: bool = True,
-) -> Constraint:
-    """The norm of the head at the strength of least generalised cross-validation.
-
-    Arguments, result and errors are those of `evidence_norm`.
-    """
-    return _chosen_norm(gcv, per_output, relation, use_bias)
-
-
-def _chosen_norm(criterion, per_output, relation, use_bias):
-    require_relation(relation)
-    criterion = partial(criterion, use_bias=use_bias)
-
-    def norm_sq(spectrum):
-        choice = choose_strength(spectrum, criterion, per_output=per_output)
-        norm = norm_of_strength(spectrum, choice.strength)
-        norm = norm if per_output else norm.sum()
-        return jnp.where(choice.edge == 1, jnp.nan, norm)
-
-    return Constraint(norm_sq, relation)
 
 
 @partial(jax.jit, static_argnames="per_output")

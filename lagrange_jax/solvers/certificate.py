@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lagrange_jax.bounds import Metric
 from lagrange_jax.numerics.linalg import column_length, column_sum, pseudo_inverse
 from lagrange_jax.solvers.solution import Status
 from lagrange_jax.statistics.spectrum import (
@@ -34,7 +35,7 @@ def certificate(
     kernel: Float[Array, "d k"],
     multiplier: Float[Array, "1 m"],
     norm_sq: Float[Array, "1 m"],
-    exact: bool,
+    metric: Metric,
 ) -> dict[str, Array]:
     r"""KKT residual, second-order condition, and a bound on the distance to optimal.
 
@@ -47,7 +48,7 @@ def certificate(
       kernel: a kernel of the wanted norm.
       multiplier: its multiplier.
       norm_sq: the wanted norm $c$.
-      exact: whether the norm is the output's variance.
+      metric: what the norm is measured by.
 
     Returns:
       The rows `stationarity`, `gap_bound` and `is_global` of a `HeadSolution`.
@@ -59,7 +60,7 @@ def certificate(
     product = covariance_times(spectrum, kernel)
     metric_kernel, stretch = kernel, 1.0
     curvature = smallest_eigenvalue(spectrum) + multiplier
-    if exact:
+    if metric == "output_variance":
         variance = mean_variance(spectrum)
         metric_kernel = product / variance
         curvature = variance + multiplier
@@ -130,10 +131,10 @@ def _is_vanishing(spectrum, kernel):
 
 
 def metric_norm_sq(
-    spectrum: Spectrum, kernel: Float[Array, "d k"], like: Array, exact: bool
+    spectrum: Spectrum, kernel: Float[Array, "d k"], like: Array, metric: Metric
 ) -> Float[Array, "1 m"]:
     """Returns the squared norm in the constraint's metric, of the shape of `like`."""
-    if not exact:
+    if metric == "euclidean":
         return column_length(kernel, like) ** 2
     product = kernel * covariance_times(spectrum, kernel)
     return column_sum(product, like) / mean_variance(spectrum)

@@ -45,13 +45,10 @@ from lagrange_jax.solvers.classes import (
     prior_bias,
 )
 from lagrange_jax.solvers.coordinates import make_coordinates, settle
-from lagrange_jax.solvers.least_squares import (
-    require_tie_break,
-    solve_spectrum,
-    unit_tie_break,
-)
+from lagrange_jax.solvers.least_squares import require_tie_break, unit_tie_break
 from lagrange_jax.solvers.losses import make_log_loss, num_outputs_of
 from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.solvers.spectral import on_sphere
 from lagrange_jax.types import Batches
 
 __all__ = ["fit_head", "require_search", "solve_cross_entropy"]
@@ -249,16 +246,10 @@ def _least_squares_start(statistics, norm_sq, tie_break):
     """The least-squares head of the wanted norm, and its multiplier."""
     spectrum, h = statistics.spectrum, curvature(statistics.shares)
     k = spectrum.cross.shape[1]
-    shape = (k,) if norm_sq.shape[1] == k > 1 else ()
-    solution = solve_spectrum(
-        spectrum,
-        (h**2 * norm_sq).reshape(shape),
-        relation="at_most",
-        tie_break=tie_break,
-    )
+    start = on_sphere(spectrum, h**2 * norm_sq, "at_most", tie_break)
     radius = jnp.sqrt(norm_sq * norm_sq.shape[1] / k)  # of each column
-    kernel = solution.kernel / h + TIE_BREAK * radius * tie_break
-    return kernel, jnp.mean(solution.multiplier)
+    kernel = start.kernel / h + TIE_BREAK * radius * tie_break
+    return kernel, jnp.mean(start.multiplier)
 
 
 def _tolerance(dtype):

@@ -7,10 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lagrange_jax._checks import require_shapes
-from lagrange_jax.numerics.linalg import dot
-
-__all__ = ["HeadSolution", "Status", "check", "stationarity"]
+__all__ = ["HeadSolution", "Status", "check"]
 
 
 class Status(enum.IntEnum):
@@ -83,7 +80,7 @@ class HeadSolution(NamedTuple):
         Negative: it inflates the head. Zero: an `at_most` bound that is not met.
       norm_sq: the squared norm that the kernel has, in the constraint's metric.
       objective: the loss at (W, b), mean over examples and sum over outputs.
-      stationarity: relative KKT residual, see `stationarity`.
+      stationarity: relative KKT residual, $\|\nabla L + 2 \mu M W\|$ over its terms.
       norm_error: `|norm_sq / wanted - 1|` for a met constraint, else zero.
       gap_bound: a certificate, `loss - global minimum <= gap_bound` for the loss
         of these columns, whatever way the kernel was found.
@@ -104,45 +101,6 @@ class HeadSolution(NamedTuple):
     is_global: Bool[Array, "*k"]
     is_hard_case: Bool[Array, "*k"]
     status: Int[Array, ""]
-
-
-def stationarity(
-    covariance: Float[Array, "d d"],
-    cross: Float[Array, "d k"],
-    kernel: Float[Array, "d k"],
-    multiplier: Float[Array, "1 m"],
-    metric_kernel: Float[Array, "d k"] | None = None,
-) -> Float[Array, "d k"]:
-    r"""Returns the KKT residual $R - S W - \mu M W$ of a least-squares head.
-
-    Zero if and only if W is a stationary point of the loss on its norm sphere.
-
-    Args:
-      covariance: $S$.
-      cross: $R$.
-      kernel: $W$.
-      multiplier: $\mu$ as a row, m = k for one an output, m = 1 for one in all.
-      metric_kernel: $M W$ for a norm $\langle W, M W \rangle$; None for $M = I$.
-
-    Returns:
-      The residual, of the shape of the kernel.
-    """
-    arrays = dict(
-        covariance=covariance,
-        cross=cross,
-        kernel=kernel,
-        metric_kernel=metric_kernel,
-        multiplier=multiplier,
-    )
-    dims = dict.fromkeys(arrays, "d k") | dict(covariance="d d", multiplier="1 m")
-    require_shapes(dims, arrays)
-    if multiplier.shape[1] not in (1, cross.shape[1]):
-        raise ValueError(
-            f"expected multiplier of shape [1, 1] or [1, {cross.shape[1]}]; got "
-            f"{list(multiplier.shape)}."
-        )
-    metric_kernel = kernel if metric_kernel is None else metric_kernel
-    return cross - dot(covariance, kernel) - multiplier * metric_kernel
 
 
 def check(info: Any) -> None:

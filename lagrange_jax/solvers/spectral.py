@@ -145,11 +145,13 @@ def on_ellipsoid(
     kernel = dot(frozen.eigenvectors, frozen.projections * inverse)
     zero = jnp.zeros_like(norm_sq)
     kernel, _ = _differentiable(spectrum, norm_sq, (kernel, zero), inverse, zero > 0)
-    length = metric_norm_sq(spectrum, kernel, norm_sq, exact=True)
+    length = metric_norm_sq(spectrum, kernel, norm_sq, "output_variance")
     is_empty = length == 0
     kernel = jnp.where(is_empty, tie_break, kernel)
     length = jnp.where(
-        is_empty, metric_norm_sq(spectrum, tie_break, norm_sq, exact=True), length
+        is_empty,
+        metric_norm_sq(spectrum, tie_break, norm_sq, "output_variance"),
+        length,
     )
     # Constant features put out nothing: no scale reaches the wanted variance.
     scale = jnp.sqrt(norm_sq / jnp.where(length > 0, length, 1))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from lagrange_jax._checks import require_shapes
 from lagrange_jax.numerics.linalg import dot, rank_tolerance
 from lagrange_jax.statistics.moments import compute_moments
-from lagrange_jax.statistics.spectrum import Factor, Spectrum
+from lagrange_jax.statistics.spectrum import Factor, NumBiases, Spectrum
 
 __all__ = ["decompose_gram"]
 
@@ -75,6 +75,7 @@ def _decompose(features, targets, weights, *, use_bias):
         mean_x=mean_x,
         mean_t=mean_t,
         count=moments.count,
+        num_biases=NumBiases(use_bias),
     )
 
 

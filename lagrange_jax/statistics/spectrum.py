@@ -7,6 +7,7 @@ $(s, P)$. Decompose once, ask for as many norms and strengths as you like.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -17,12 +18,11 @@ from lagrange_jax.statistics.moments import Moments
 
 __all__ = [
     "Factor",
-    "Quadratic",
+    "NumBiases",
     "Spectrum",
     "covariance_times",
     "decompose",
     "mean_variance",
-    "quadratic",
     "require_spectrum",
     "smallest_eigenvalue",
 ]
@@ -39,15 +39,9 @@ class Factor(NamedTuple):
     rows: Float[Array, "n d"]
 
 
-class Quadratic(NamedTuple):
-    """The quadratic problem of a head: the last fields of a `Spectrum`, in order."""
-
-    covariance: Float[Array, "d d"]
-    cross: Float[Array, "d k"]
-    variance: Float[Array, " k"]
-    mean_x: Float[Array, " d"]
-    mean_t: Float[Array, " k"]
-    count: Float[Array, ""]
+@jax.tree_util.register_static
+class NumBiases(int):
+    """Zero or one, known while tracing: a pytree without leaves."""
 
 
 class Spectrum(NamedTuple):
@@ -70,6 +64,7 @@ class Spectrum(NamedTuple):
       mean_x: mean of the features; zero for a head without bias.
       mean_t: mean of the targets; zero for a head without bias.
       count: total weight N of the examples.
+      num_biases: biases an output that the means were left to, 0 or 1.
     """
 
     eigenvalues: Float[Array, " m"]
@@ -81,10 +76,11 @@ class Spectrum(NamedTuple):
     mean_x: Float[Array, " d"]
     mean_t: Float[Array, " k"]
     count: Float[Array, ""]
+    num_biases: NumBiases = NumBiases(1)
 
 
-def quadratic(moments: Moments, *, use_bias: bool = True) -> Quadratic:
-    """Returns the quadratic problem of a head; arguments are those of `decompose`."""
+@jax.jit(static_argnames="use_bias")
+def _decompose(moments, use_bias):
     covariance, cross, variance = moments.cov_xx, moments.cov_xt, moments.var_t
     mean_x, mean_t = moments.mean_x, moments.mean_t
     if not use_bias:
@@ -92,7 +88,19 @@ def quadratic(moments: Moments, *, use_bias: bool = True) -> Quadratic:
         cross = cross + jnp.outer(mean_x, mean_t)
         variance = variance + mean_t**2
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
-    return Quadratic(covariance, cross, variance, mean_x, mean_t, moments.count)
+    eigenvalues, eigenvectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
+    return Spectrum(
+        eigenvalues,
+        eigenvectors,
+        dot(eigenvectors.T, lax.stop_gradient(cross)),
+        covariance,
+        cross,
+        variance,
+        mean_x,
+        mean_t,
+        moments.count,
+        NumBiases(use_bias),
+    )
 
 
 def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
@@ -102,6 +110,7 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
       moments: statistics of features and targets.
       use_bias: whether the head has a bias. With one, the bias absorbs the means
         and covariances are centred; without, raw second moments take their place.
+        The spectrum knows from then on.
 
     Returns:
       The `Spectrum`. Where the moments are not finite its arrays are not either.
@@ -111,10 +120,7 @@ def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
       ValueError: if their shapes do not agree.
     """
     require_record("moments", moments, Moments)
-    problem = quadratic(moments, use_bias=use_bias)
-    covariance, cross = lax.stop_gradient((problem.covariance, problem.cross))
-    eigenvalues, eigenvectors = jnp.linalg.eigh(covariance)
-    return Spectrum(eigenvalues, eigenvectors, dot(eigenvectors.T, cross), *problem)
+    return _decompose(moments, use_bias)
 
 
 def require_spectrum(spectrum: Spectrum) -> None:

@@ -40,7 +40,7 @@ class MLP(nn.Module):
         return nn.Dense(K)(x)
 
 
-SOLVE = lj.lagrange(lj.constraints.forward_variance())
+SOLVE = lj.lagrange(lj.constraints.variance_scaling())
 TRAIN = make_train()
 
 

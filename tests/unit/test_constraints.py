@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import lagrange_jax as lj
+from lagrange_jax.constraints import fixed_norm, variance_scaling
 
 D, K = 12, 3
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -23,54 +25,58 @@ def spectrum(data):
     return jax.jit(lambda *data: lj.decompose(lj.compute_moments(*data)))(*data)
 
 
-solve = jax.jit(lj.solvers.solve_spectrum, static_argnames=("relation", "exact"))
+def radius(constraint, spectrum):
+    return constraint.radius_sq(lj.constraints.Problem(spectrum))
 
 
-NAMED = {  # E[w^2] d for a gain of one
-    lj.constraints.forward_variance: 1.0,
-    lj.constraints.backward_variance: D / K,
-    lj.constraints.glorot_variance: 2 * D / (D + K),
-    lj.constraints.kaiming_variance: 1.0,
-}
-CONSTRAINTS = pytest.mark.parametrize("make", NAMED)
+MODES = {"fan_in": 1.0, "fan_out": D / K, "fan_avg": 2 * D / (D + K)}  # E[w^2] d
+FACTORIES = pytest.mark.parametrize("make", [variance_scaling, fixed_norm])
 
 
-@CONSTRAINTS
-@pytest.mark.parametrize("gain", [0.5, 3.0])
-def test_the_squared_norm_of_an_output_and_of_all(spectrum, make, gain):
-    wanted = gain**2 * NAMED[make]
-    each = make(gain).norm_sq(spectrum)
-    total = make(gain, per_output=False).norm_sq(spectrum)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scale", [0.25, 9.0])
+def test_the_squared_norm_of_an_output_and_of_all(spectrum, mode, scale):
+    wanted = scale * MODES[mode]
+    each = radius(variance_scaling(scale, mode), spectrum)
+    total = radius(variance_scaling(scale, mode, per_output=False), spectrum)
     assert each.shape == (K,) and total.shape == ()
     np.testing.assert_allclose(each, wanted, rtol=1e-6)
     np.testing.assert_allclose(total, K * wanted, rtol=1e-6)
 
 
-def test_default_gains(spectrum):
-    np.testing.assert_allclose(lj.constraints.forward_variance().norm_sq(spectrum), 1)
-    np.testing.assert_allclose(
-        lj.constraints.kaiming_variance().norm_sq(spectrum), 2, rtol=1e-6
-    )
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mean_square_is_that_of_jax_initializers(spectrum, mode):
+    init = jax.nn.initializers.variance_scaling(2.0, mode, "normal")
+    drawn = jax.vmap(lambda key: init(key, (D, K)))(jax.random.split(KEY, 2000))
+    wanted = radius(variance_scaling(2.0, mode), spectrum)
+    np.testing.assert_allclose((drawn**2).sum(1).mean(0), wanted, rtol=0.03)
 
 
 def test_explicit_norms(spectrum):
-    np.testing.assert_allclose(
-        lj.constraints.weight_norm(3.0).norm_sq(spectrum), [3.0] * K
-    )
-    each = lj.constraints.weight_norm([1.0, 2.0, 3.0]).norm_sq(spectrum)
+    np.testing.assert_allclose(radius(fixed_norm(3.0), spectrum), [3.0] * K)
+    each = radius(fixed_norm([1.0, 2.0, 3.0]), spectrum)
     np.testing.assert_allclose(each, [1, 2, 3])
-    total = lj.constraints.weight_norm(3.0, per_output=False).norm_sq(spectrum)
+    total = radius(fixed_norm(3.0, per_output=False), spectrum)
     assert total.shape == () and total == 3
 
 
-@CONSTRAINTS
+@FACTORIES
 def test_relation_and_metric_are_passed_on(make):
-    assert make()[1:] == ("equality", False)
-    assert make(relation="at_most", exact=True)[1:] == ("at_most", True)
-    assert lj.constraints.weight_norm(1.0, relation="at_most", exact=True)[1:] == (
-        "at_most",
-        True,
-    )
+    assert make(1.0)[1:] == ("equality", "euclidean")
+    wanted = ("at_most", "output_variance")
+    assert make(1.0, relation="at_most", metric="output_variance")[1:] == wanted
+
+
+def test_equal_constraints_are_equal_and_hash_alike():
+    for make in (
+        lambda: variance_scaling(2.0, "fan_avg"),
+        lambda: fixed_norm(np.array([1.0, 2.0, 3.0])),
+        lambda: lj.loss_within(jnp.float32(1.5)),
+        lambda: lj.constraints.at_strength("gcv"),
+        lambda: lj.constraints.cross_validated_norm([1.0, 2.0, 4.0]),
+    ):
+        assert make() == make() and hash(make()) == hash(make())
+    assert variance_scaling(2.0) != variance_scaling(1.0)
 
 
 def test_the_forward_constraint_keeps_the_signal():
@@ -84,45 +90,58 @@ def test_the_forward_constraint_keeps_the_signal():
 
 
 def test_the_exact_form_holds_the_output_variance_on_real_features(data, spectrum):
-    constraint = lj.constraints.forward_variance(1.5, exact=True)
-    solution = solve(spectrum, constraint.norm_sq(spectrum), exact=True)
+    constraint = variance_scaling(1.5**2, metric="output_variance")
+    solution = lj.solve_least_squares(spectrum, constraint)
     features = data[0].astype(np.float64)
     variance = (features @ np.asarray(solution.kernel, np.float64)).var(0)
     np.testing.assert_allclose(variance, 1.5**2 * features.var(0).mean(), rtol=1e-5)
 
 
-def test_a_gain_may_be_traced(spectrum):
-    norm = lambda gain: lj.constraints.forward_variance(gain).norm_sq(spectrum)  # noqa: E731
-    np.testing.assert_allclose(jax.vmap(norm)(jnp.arange(3.0))[:, 0], [0, 1, 4])
+def test_a_scale_may_be_traced(spectrum):
+    norm = lambda scale: radius(variance_scaling(scale), spectrum)  # noqa: E731
+    np.testing.assert_allclose(jax.vmap(norm)(jnp.arange(3.0))[:, 0], [0, 1, 2])
 
 
 def test_the_data_may_choose_the_norm(data, spectrum):
-    constraint = lj.Constraint(lambda spectrum: 2 * spectrum.variance)
-    solution = solve(spectrum, constraint.norm_sq(spectrum))
+    constraint = lj.Constraint(lambda problem: 2 * problem.spectrum.variance)
+    solution = lj.solve_least_squares(spectrum, constraint)
     np.testing.assert_allclose(solution.norm_sq, 2 * data[1].var(0), rtol=1e-4)
 
 
-@CONSTRAINTS
-@pytest.mark.parametrize("gain", [0.0, -1.0, np.nan, np.inf])
-def test_a_gain_that_is_not_positive_is_refused(make, gain):
-    with pytest.raises(ValueError, match="expected gain > 0"):
-        make(gain)
+def test_a_radius_of_zero_is_the_zero_kernel(data, spectrum):
+    def without_the_second(problem):
+        return problem.spectrum.variance.at[1].set(0.0)
+
+    solution = lj.solve_least_squares(spectrum, lj.Constraint(without_the_second))
+    assert solution.status == lj.Status.SUCCESS
+    assert not np.any(solution.kernel[:, 1]) and np.all(solution.norm_sq[::2] > 0)
+    np.testing.assert_allclose(solution.bias[1], data[1][:, 1].mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_that_is_not_positive_is_refused(scale):
+    with pytest.raises(ValueError, match="expected scale > 0"):
+        variance_scaling(scale)
 
 
 @pytest.mark.parametrize("norm_sq", [0.0, -2.0, [1.0, np.nan, 1.0]])
 def test_a_norm_that_is_not_positive_is_refused(norm_sq):
     with pytest.raises(ValueError, match="expected norm_sq > 0"):
-        lj.constraints.weight_norm(norm_sq)
+        fixed_norm(norm_sq)
 
 
 def test_norms_of_the_wrong_shape_are_refused(spectrum):
     with pytest.raises(ValueError, match=r"one sphere an output; got \(2,\)"):
-        lj.constraints.weight_norm([1.0, 2.0]).norm_sq(spectrum)
+        radius(fixed_norm([1.0, 2.0]), spectrum)
     with pytest.raises(ValueError, match="scalar norm_sq with per_output=False"):
-        lj.constraints.weight_norm([1.0, 2.0, 3.0], per_output=False).norm_sq(spectrum)
+        radius(fixed_norm([1.0, 2.0, 3.0], per_output=False), spectrum)
 
 
-@pytest.mark.parametrize("make", [*NAMED, lj.constraints.weight_norm])
-def test_an_unknown_relation_is_refused(make):
+@FACTORIES
+def test_unknown_options_are_refused(make):
     with pytest.raises(ValueError, match=r"relation to be one of.*got 'less'"):
         make(1.0, relation="less")
+    with pytest.raises(ValueError, match=r"metric to be one of.*got 'exact'"):
+        make(1.0, metric="exact")
+    with pytest.raises(ValueError, match=r"mode to be one of.*got 'fan'"):
+        variance_scaling(1.0, "fan")

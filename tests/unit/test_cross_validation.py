@@ -13,9 +13,7 @@ from lagrange_jax.ridge.criteria import leave_one_out
 from tests.unit.test_ridge import BIAS, ROUTES, SHAPES, problem, spectrum_of
 
 gcv = jax.jit(leave_one_out_module.gcv)
-leave_one_out_errors = jax.jit(
-    leave_one_out_module.leave_one_out_errors, static_argnames="use_bias"
-)
+leave_one_out_errors = jax.jit(leave_one_out_module.leave_one_out_errors)
 
 
 def refits(features, targets, weights, strength, use_bias):
@@ -39,11 +37,9 @@ def test_errors_are_those_of_refits(x64, n, d, use_bias, route):
     wanted = refits(features, targets, weights, 0.1, use_bias)
     # Thin eigenvectors do not reach examples of weight zero: those may stick out.
     seen = weights > 0 if route == "gram" else slice(None)
-    found = leave_one_out_errors(
-        spectrum, features, targets, 0.1, weights, use_bias=use_bias
-    )
+    found = leave_one_out_errors(spectrum, features, targets, 0.1, weights)
     np.testing.assert_allclose(found[seen], wanted[seen], 1e-9)
-    criterion: Any = leave_one_out(features, targets, weights, use_bias=use_bias)
+    criterion: Any = leave_one_out(features, targets, weights)
     total = weights @ wanted**2 / weights.sum()
     np.testing.assert_allclose(criterion(spectrum, 0.1), total, 1e-9)
 
@@ -103,7 +99,7 @@ def test_gcv_is_its_definition(x64, n, d, use_bias, route):
         hat += use_bias / n
         errors = targets - hat @ targets
         wanted = np.mean(errors**2, axis=0) / (1 - np.trace(hat) / n) ** 2
-        found = gcv(spectrum, strength, use_bias=use_bias)
+        found = gcv(spectrum, strength)
         # Both are small numbers over small numbers where a wide fit is near perfect.
         np.testing.assert_allclose(found, wanted, 1e-7)
 

@@ -24,8 +24,8 @@ def test_linen_module_for_nnx():
         lj.nnx.as_model(module, INPUTS)
 
 
-@pytest.mark.parametrize("constraint", [lj.constraints.forward_variance, 1.0])
+@pytest.mark.parametrize("constraint", [lj.constraints.variance_scaling, 1.0])
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 def test_what_is_no_constraint(constraint, loss):
-    with pytest.raises(ValueError, match=r"such as forward_variance\(\)"):
+    with pytest.raises(ValueError, match=r"such as constraints.variance_scaling\(\)"):
         lj.lagrange(constraint, loss=loss)

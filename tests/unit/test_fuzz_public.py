@@ -44,7 +44,7 @@ PARAMS = {"layer": {"kernel": KERNEL, "bias": np.ones(K, np.float32)}}
 VARIABLES = {"params": PARAMS}
 MESH = lj.training.make_mesh()
 RESULT = lj.GridResult({"strength": STRENGTHS}, {"loss": LOSSES[:, 0, 0]})
-INIT = lj.lagrange(lj.constraints.weight_norm(1.0))
+INIT = lj.lagrange(lj.constraints.fixed_norm(1.0))
 
 
 def linear(variables, inputs):
@@ -74,7 +74,7 @@ MLP = lj.linen.as_model(
 
 
 def norm_of(constraint):
-    return constraint.norm_sq(SPECTRUM)
+    return constraint.radius_sq(lj.constraints.Problem(SPECTRUM))
 
 
 def update_of(transform):
@@ -192,15 +192,10 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "ridge_path": dict(spectrum=SPECTRUM, strengths=STRENGTHS),
     "set_layer": dict(variables=VARIABLES, path=("layer",), kernel=KERNEL),
     "sharded_moments": dict(**DATA, mesh=MESH),
-    "solve_least_squares": dict(moments=MOMENTS, **NORM),
-    "solve_ridge": RIDGE,
-    "solve_spectrum": dict(spectrum=SPECTRUM, **NORM),
-    "stationarity": dict(
-        covariance=np.eye(D, dtype=np.float32),
-        cross=KERNEL,
-        kernel=KERNEL,
-        multiplier=np.ones((1, K), np.float32),
+    "solve_least_squares": dict(
+        data=MOMENTS, constraint=lj.constraints.fixed_norm(1.0), tie_break=KERNEL
     ),
+    "solve_ridge": RIDGE,
     "strength_of_norm": dict(spectrum=SPECTRUM, norm_sq=floats(1, 2)),
     "to_xarray": dict(result=RESULT),
     "update_moments": dict(moments=MOMENTS, **DATA),
@@ -209,15 +204,13 @@ FACTORIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "add_elastic_net_penalty": (update_of, ELASTIC),
     "add_l1_penalty": (update_of, dict(strength=0.1)),
     "add_l2_penalty": (update_of, dict(strength=0.1)),
-    "backward_variance": (norm_of, dict(gain=1.0)),
-    "evidence_norm": (norm_of, dict(relation="at_most")),
-    "forward_variance": (norm_of, dict(gain=1.0)),
-    "gcv_norm": (norm_of, dict(relation="at_most")),
-    "glorot_variance": (norm_of, dict(gain=1.0)),
-    "kaiming_variance": (norm_of, dict(gain=1.0)),
+    "at_strength": (
+        norm_of,
+        dict(criterion="gcv", relation="at_most", metric="euclidean"),
+    ),
     "lagrange": (
         head_of,
-        dict(constraint=lj.constraints.weight_norm(1.0), loss="squared_error"),
+        dict(constraint=lj.constraints.fixed_norm(1.0), loss="squared_error"),
     ),
     "loss_within": (norm_of, dict(factor=1.5)),
     "lsuv": (head_of, dict(kernel_init=jax.nn.initializers.orthogonal(), std=1.0)),
@@ -226,8 +219,9 @@ FACTORIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "prox_l1": (update_of, dict(strength=0.1, learning_rate=0.1)),
     "proximal_adam": (update_of, dict(**ELASTIC, learning_rate=0.1)),
     "reinitialize": (head_of, dict(kernel_init=jax.nn.initializers.orthogonal())),
+    "variance_scaling": (norm_of, dict(scale=1.0, mode="fan_in", metric="euclidean")),
     "to_rows": (list, dict(result=RESULT)),
-    "weight_norm": (norm_of, dict(norm_sq=floats(1, 2))),
+    "fixed_norm": (norm_of, dict(norm_sq=floats(1, 2))),
 }
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "as_batches": (on_data(total), dict(**EXAMPLES, batch_size=4)),

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lagrange_jax.models.linen
-from lagrange_jax.constraints.propagation import forward_variance
+from lagrange_jax.constraints.propagation import variance_scaling
 from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.transforms import chain, reinitialize
 from lagrange_jax.training import _plan as grid_plan
@@ -76,7 +76,7 @@ def test_every_combination_lands_in_its_place(together, chunk_size):
 
 def test_a_grid_of_training_runs_is_a_loop_over_them():
     draw_body = reinitialize(jax.nn.initializers.he_normal())
-    train = train_mlp(chain(draw_body, lagrange(forward_variance())))
+    train = train_mlp(chain(draw_body, lagrange(variance_scaling())))
     result = run_grid(train, Grid(STRENGTHS, SIZES, keys(2)))
     one = jax.jit(train)
     for i, j, k in itertools.product(range(3), range(2), range(2)):

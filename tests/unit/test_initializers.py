@@ -45,7 +45,7 @@ def model():
     return lagrange_jax.models.linen.as_model(MLP(), INPUTS[:1])
 
 
-SOLVE = lj.lagrange(lj.constraints.forward_variance())
+SOLVE = lj.lagrange(lj.constraints.variance_scaling())
 
 
 def loss(model, variables, inputs=INPUTS, targets=TARGETS, weights=None):
@@ -128,7 +128,7 @@ class TestLagrange:
     def test_batch_normalisation_as_the_user_chose(self, key):
         objectives = []
         # Small enough to bind: else both find the least-squares solution.
-        solve = lj.lagrange(lj.constraints.weight_norm(0.01))
+        solve = lj.lagrange(lj.constraints.fixed_norm(0.01))
         for features in ("inference", "training"):
             model = lagrange_jax.models.linen.as_model(
                 Normalised(),
@@ -160,10 +160,10 @@ class TestLagrange:
         _, column = lj.initialize(key, model, SOLVE, (INPUTS, TARGETS[:, :1]))
         chex.assert_trees_all_equal(vector, column)
 
-    @pytest.mark.parametrize("exact", [False, True])
-    def test_a_constant_target_keeps_the_random_direction(self, key, model, exact):
+    @pytest.mark.parametrize("metric", ["euclidean", "output_variance"])
+    def test_a_constant_target_keeps_the_random_direction(self, key, model, metric):
         targets = np.stack([TARGETS[:, 0], np.full(N, 5.0, np.float32)], 1)
-        init = lj.lagrange(lj.constraints.forward_variance(exact=exact))
+        init = lj.lagrange(lj.constraints.variance_scaling(metric=metric))
         variables, info = lj.initialize(key, model, init, (INPUTS, targets))
         lj.check(info)
         np.testing.assert_array_equal(info.is_hard_case, [False, True])

@@ -26,7 +26,7 @@ class MLP(nn.Module):
 DIGITS: Any = load_digits()
 IMAGES: Any = np.float32(DIGITS.data[:400] / 16)
 LABELS: Any = np.int32(DIGITS.target[:400])
-NORM = lj.constraints.weight_norm(30.0, per_output=False)
+NORM = lj.constraints.fixed_norm(30.0, per_output=False)
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +135,12 @@ def test_a_failed_solve_keeps_the_head(model, key):
     ("arguments", "message"),
     [
         (dict(loss="hinge"), "'squared_error', 'cross_entropy'"),
-        (dict(constraint=lj.constraints.cross_validated_norm()), "gcv_norm"),
         (
             dict(
-                constraint=lj.constraints.forward_variance(exact=True),
+                constraint=lj.constraints.variance_scaling(metric="output_variance"),
                 loss="cross_entropy",
             ),
-            "exact",
+            "metric='output_variance'",
         ),
         (dict(loss=lj.initializers.CrossEntropy(keep_features=False)), "name a norm"),
     ],
@@ -149,6 +148,12 @@ def test_a_failed_solve_keeps_the_head(model, key):
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         lj.lagrange(**arguments)
+
+
+def test_cross_validation_is_of_cross_entropy(model, key):
+    init = lj.lagrange(lj.constraints.cross_validated_norm())
+    with pytest.raises(ValueError, match="needs loss='cross_entropy'"):
+        lj.initialize(key, model, init, (IMAGES, jax.nn.one_hot(LABELS, 10)))
 
 
 def test_targets_of_the_wrong_kind_or_shape(model, key):

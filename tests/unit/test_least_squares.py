@@ -18,6 +18,7 @@ from sklearn.linear_model import Ridge
 
 import lagrange_jax as lj
 from tests import oracles, problems
+from tests.heads import solve_norm
 
 SEEDS, N, D, K = 3, 160, 16, 3
 RATIOS = np.array([0.1, 0.5, 1.0, 4.0, 30.0, 300.0])  # of the unconstrained norm
@@ -39,20 +40,19 @@ BELOW_ROUNDING = {
 SLACK = {"condition_1e4": 2, "condition_1e8": 2}
 
 
-@functools.partial(jax.jit, static_argnames="method")
-def solve_all(features, targets, mask, norm_sq, tie_break, method: Any = "eigh"):
+@jax.jit
+def solve_all(features, targets, mask, norm_sq, tie_break):
     def solve_ratios(features, targets, mask, norm_sq):
         moments = lj.compute_moments(features, targets, mask)
-        solve = functools.partial(
-            lj.solve_least_squares, moments, tie_break=tie_break, method=method
-        )
+        spectrum = lj.decompose(moments)
+        solve = functools.partial(solve_norm, spectrum, tie_break=tie_break)
         return jax.vmap(solve)(norm_sq)
 
     return jax.vmap(solve_ratios)(features, targets, mask, norm_sq)
 
 
 @functools.cache
-def solved(dtype, per_output, method="eigh") -> Any:
+def solved(dtype, per_output) -> Any:
     """Every family, seed and ratio at once: data, norms, solutions, gaps, units."""
     pairs = [(family, seed) for family in problems.FAMILIES for seed in range(SEEDS)]
     data = problems.stack([problems.make(*pair) for pair in pairs], dtype)
@@ -62,7 +62,7 @@ def solved(dtype, per_output, method="eigh") -> Any:
     norm_sq = (scale * norm_sq[:, None]).astype(dtype)
     tie_break = np.random.default_rng(0).normal(size=(D, K)).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        solution = solve_all(*data, norm_sq, tie_break, method=method)
+        solution = solve_all(*data, norm_sq, tie_break)
         solution = jax.tree.map(np.asarray, solution)
     moments = oracles.moments(*data)
     quadratic = oracles.diagonalise(moments.cov_xx, moments.cov_xt)
@@ -85,25 +85,23 @@ needs_extended_precision = pytest.mark.skipif(
 )
 FAMILY = pytest.mark.parametrize("family", problems.FAMILIES)
 SPHERES = pytest.mark.parametrize("per_output", [True, False])
-METHODS = pytest.mark.parametrize("method", ["eigh", "tridiagonal"])
 
 
 @needs_extended_precision
 @DTYPES
 @SPHERES
-@METHODS
 class TestFamilies:
     @FAMILY
-    def test_the_gap_is_rounding(self, family, per_output, dtype, method):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, method)
+    def test_the_gap_is_rounding(self, family, per_output, dtype):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
         if family in BELOW_ROUNDING[dtype]:
             unit = rounding * SLACK.get(family, 1)
         assert (gap / unit)[rows(family)].max() <= LIMIT[dtype]
         assert np.all(solution.status[rows(family)] == lj.Status.SUCCESS)
         assert np.all(solution.is_global[rows(family)])
 
-    def test_the_norm_is_met(self, per_output, dtype, method):
-        _, norm_sq, solution, *_ = solved(dtype, per_output, method)
+    def test_the_norm_is_met(self, per_output, dtype):
+        _, norm_sq, solution, *_ = solved(dtype, per_output)
         kernel = solution.kernel.astype(np.longdouble)
         found = (kernel**2).sum(-2 if per_output else (-2, -1))
         eps = np.finfo(dtype).eps
@@ -111,8 +109,8 @@ class TestFamilies:
         assert np.abs(solution.norm_sq / norm_sq - 1).max() <= 16 * eps
         assert solution.norm_error.max() <= 16 * eps
 
-    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype, method):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, method)
+    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
         assert np.all(gap <= solution.gap_bound)
         # And it says something: it is rounding too, though a looser kind.
         assert (solution.gap_bound / rounding).max() <= 2000 * np.finfo(dtype).eps
@@ -120,16 +118,15 @@ class TestFamilies:
         if dtype == np.float64:
             assert well_posed[rows("gaussian")].max() <= 1e-11
 
-    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype, method):
-        _, _, solution, *_ = solved(dtype, per_output, method)
+    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype):
+        _, _, solution, *_ = solved(dtype, per_output)
         multiplier = solution.multiplier[rows("gaussian")]
         assert np.all(multiplier[:, :2] > 0) and np.all(multiplier[:, 3:] < 0)
 
 
 @DTYPES
-@METHODS
-def test_the_free_part_follows_the_tie_break(dtype, method):
-    data, _, solution, *_, tie_break = solved(dtype, True, method)
+def test_the_free_part_follows_the_tie_break(dtype):
+    data, _, solution, *_, tie_break = solved(dtype, True)
     tie_break = tie_break / np.linalg.norm(tie_break, axis=0)
     for family in ("duplicated", "dead_and_constant", "few_rows", "one_hot"):
         for i in range(len(data.features))[rows(family)]:
@@ -144,9 +141,8 @@ def test_the_free_part_follows_the_tie_break(dtype, method):
                 assert np.all(solution.is_hard_case[i, j])
 
 
-@METHODS
-def test_well_posed_problems_are_not_called_hard(method):
-    _, _, solution, *_ = solved(np.float64, True, method)
+def test_well_posed_problems_are_not_called_hard():
+    _, _, solution, *_ = solved(np.float64, True)
     for family in ("gaussian", "mean_100_sigma", *problems.NEAR_HARD):
         assert not np.any(solution.is_hard_case[rows(family)]), family
     assert np.all(solution.is_hard_case[rows("hard"), 4:].sum() >= 12)
@@ -165,10 +161,10 @@ def quadratic_of(features, targets):
 
 
 solve_data = jax.jit(
-    lambda x, t, c, tie=None, **options: lj.solve_least_squares(
+    lambda x, t, c, tie=None, **options: solve_norm(
         lj.compute_moments(x, t), c, tie_break=tie, **options
     ),
-    static_argnames=("relation", "exact", "use_bias"),
+    static_argnames=("relation", "metric", "use_bias"),
 )
 
 
@@ -284,7 +280,9 @@ class TestExact:
         mean_variance = features.var(0).mean()
         reached = (features @ free).var(0) / mean_variance
         norm_sq = ratio * (reached if per_output else reached.sum())
-        solution = solve_data(features, targets, norm_sq, exact=True, relation=relation)
+        solution = solve_data(
+            features, targets, norm_sq, metric="output_variance", relation=relation
+        )
         variance = (features @ solution.kernel).var(0) / mean_variance
         variance = variance if per_output else variance.sum()
         binds = relation == "equality" or ratio < 1
@@ -300,7 +298,9 @@ class TestExact:
         features, targets = gaussian(k=1)
         covariance, cross = quadratic_of(features, targets)
         metric = covariance / np.trace(covariance) * 6
-        solution = solve_data(features, targets, np.array([norm_sq]), exact=True)
+        solution = solve_data(
+            features, targets, np.array([norm_sq]), metric="output_variance"
+        )
         value = lambda w: w @ covariance @ w - 2 * cross[:, 0] @ w  # noqa: E731
         ours = value(np.asarray(solution.kernel)[:, 0])
         rng = np.random.default_rng(0)
@@ -322,7 +322,7 @@ class TestExact:
             features,
             np.full((40, 2), 3.0),
             np.ones(2) if per_output else 1.0,
-            exact=True,
+            metric="output_variance",
             relation=relation,
         )
         assert solution.status == lj.Status.SUCCESS
@@ -351,7 +351,7 @@ class TestHardCase:
             assert solution.status == lj.Status.SUCCESS
             outputs = features[0] @ np.asarray(solution.kernel) + solution.bias
             np.testing.assert_allclose(outputs, targets.mean(0), rtol=1e-5)
-        exact = solve_data(features, targets, np.float32(1), exact=True)
+        exact = solve_data(features, targets, np.float32(1), metric="output_variance")
         assert exact.status == lj.Status.NOT_CONVERGED  # no kernel has that variance
         assert np.all(np.isfinite(exact.kernel))
 
@@ -381,8 +381,8 @@ GRADIENT_CASES: dict[str, Any] = {
     "inflating": (6.0, {}),
     "at_most_on_the_sphere": (0.2, {"relation": "at_most"}),
     "at_most_inside": (6.0, {"relation": "at_most"}),
-    "exact": (0.4, {"exact": True}),
-    "exact_at_most_inside": (6.0, {"exact": True, "relation": "at_most"}),
+    "exact": (0.4, {"metric": "output_variance"}),
+    "exact_at_most_inside": (6.0, {"metric": "output_variance", "relation": "at_most"}),
     "without_bias": (0.2, {"use_bias": False}),
 }
 
@@ -403,7 +403,7 @@ class TestGradients:
         def value(point):
             parts = unravel(point)
             norm_sq = parts.pop("norm_sq")
-            solution = lj.solve_least_squares(
+            solution = solve_norm(
                 lj.compute_moments(**parts), norm_sq, tie_break=probe, **options
             )
             total = jnp.vdot(probe, solution.kernel) + jnp.cos(solution.bias).sum()
@@ -439,7 +439,7 @@ class TestGradients:
         ratio, options = GRADIENT_CASES[case]
         features, targets = gaussian(n=8, d=3)
         free = oracles.minimum_norm(features, targets)
-        if options.get("exact"):
+        if options.get("metric"):
             free = (features @ free).std(0, keepdims=True)
             free = free / np.sqrt(features.var(0).mean())
         norm_sq = ratio * (free**2).sum(0 if per_output else None)
@@ -466,7 +466,11 @@ class TestGradients:
 
     @pytest.mark.parametrize(
         ("ratio", "options"),
-        [(0.3, {}), (3.0, {"relation": "at_most"}), (0.4, {"exact": True})],
+        [
+            (0.3, {}),
+            (3.0, {"relation": "at_most"}),
+            (0.4, {"metric": "output_variance"}),
+        ],
     )
     def test_fewer_rows_than_features(self, x64, ratio, options):
         # The minimum-norm solution turns with the space that the rows span.
@@ -488,8 +492,8 @@ class TestTransforms:
         features, targets = gaussian(dtype=np.float32)
         moments = lj.compute_moments(features, targets)
         with jax.disable_jit():
-            eager = lj.solve_least_squares(moments, jnp.ones(2))
-        jitted = lj.solve_least_squares(moments, jnp.ones(2))
+            eager = solve_norm(moments, jnp.ones(2))
+        jitted = solve_norm(moments, jnp.ones(2))
         chex.assert_trees_all_close(eager, jitted, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(eager.kernel, jitted.kernel, atol=2e-5)
 
@@ -500,9 +504,7 @@ class TestTransforms:
         for i, row in enumerate(range(*some.indices(3 * SEEDS))):
             moments = jax.jit(lj.compute_moments)(*(part[row] for part in data))
             for j in (0, 4):
-                single = lj.solve_least_squares(
-                    moments, norm_sq[row, j], tie_break=tie_break
-                )
+                single = solve_norm(moments, norm_sq[row, j], tie_break=tie_break)
                 np.testing.assert_allclose(
                     batched.kernel[i, j], single.kernel, rtol=1e-6, atol=1e-8
                 )
@@ -529,7 +531,7 @@ class TestTransforms:
         @jax.jit
         @chex.assert_max_traces(n=1)
         def once(moments, norm_sq):
-            return lj.solvers.solve_spectrum(lj.decompose(moments), norm_sq)
+            return solve_norm(lj.decompose(moments), norm_sq)
 
         for norm_sq in (0.1, 1.0, 10.0):
             once(moments, jnp.full(2, norm_sq))
@@ -538,9 +540,7 @@ class TestTransforms:
         features, targets = gaussian()
         spectrum = lj.decompose(lj.compute_moments(features, targets))
         norms = jnp.array([[0.1, 0.2], [3.0, 4.0]])
-        many = jax.jit(
-            jax.vmap(functools.partial(lj.solvers.solve_spectrum, spectrum))
-        )(norms)
+        many = jax.jit(jax.vmap(functools.partial(solve_norm, spectrum)))(norms)
         for i in range(2):
             one = solve_data(features, targets, norms[i])
             np.testing.assert_allclose(many.kernel[i], one.kernel, rtol=1e-9)
@@ -584,4 +584,4 @@ def moments_of_nothing_special():
 def test_mistakes_are_refused(norm_sq, options, message):
     spectrum = lj.decompose(moments_of_nothing_special())
     with pytest.raises(ValueError, match=message):
-        lj.solvers.solve_spectrum(spectrum, norm_sq, **options)
+        solve_norm(spectrum, norm_sq, **options)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from lagrange_jax.bounds import Problem
 from lagrange_jax.constraints.from_data import loss_within
-from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.statistics.moments import compute_moments
 from lagrange_jax.statistics.spectrum import decompose
+from tests.heads import solve_norm
 
 
 def make_spectrum(noise=0.5, n=200, d=6, k=2, scale=1.0):
@@ -29,8 +31,8 @@ def losses(spectrum, kernel):
 @pytest.mark.parametrize("factor", [1.1, 1.5, 3.0])
 def test_least_norm_within_the_bound(x64, factor):
     spectrum = make_spectrum()
-    norm_sq = loss_within(factor).norm_sq(spectrum)
-    solution = solve_spectrum(spectrum, norm_sq)
+    norm_sq = loss_within(factor).radius_sq(Problem(spectrum))
+    solution = solve_norm(spectrum, norm_sq)
     s, r = np.asarray(spectrum.covariance), np.asarray(spectrum.cross)
     least = losses(spectrum, np.linalg.solve(s, r))
     variance = np.asarray(spectrum.variance)
@@ -56,14 +58,15 @@ def test_least_norm_within_the_bound(x64, factor):
 
 def test_scale_of_the_targets_does_not_matter(x64):
     one, other = (
-        loss_within().norm_sq(make_spectrum(scale=scale)) for scale in (1.0, 1e3)
+        loss_within().radius_sq(Problem(make_spectrum(scale=scale)))
+        for scale in (1.0, 1e3)
     )
     np.testing.assert_allclose(other, 1e6 * one, rtol=1e-6)
 
 
 def test_weak_features_keep_half_of_what_they_explain(x64):
     spectrum = make_spectrum(noise=50.0)
-    solution = solve_spectrum(spectrum, loss_within(1.5).norm_sq(spectrum))
+    solution = solve_least_squares(spectrum, loss_within(1.5))
     kernel = np.linalg.solve(spectrum.covariance, spectrum.cross)
     kept = np.asarray(spectrum.variance) - losses(spectrum, solution.kernel)
     most = np.asarray(spectrum.variance) - losses(spectrum, kernel)
@@ -72,8 +75,8 @@ def test_weak_features_keep_half_of_what_they_explain(x64):
 
 def test_one_bound_for_all_outputs_traced_factor_and_float32():
     spectrum = make_spectrum()
-    assert loss_within(per_output=False).norm_sq(spectrum).shape == ()
-    family = jax.vmap(lambda f: loss_within(f).norm_sq(spectrum))
+    assert loss_within(per_output=False).radius_sq(Problem(spectrum)).shape == ()
+    family = jax.vmap(lambda f: loss_within(f).radius_sq(Problem(spectrum)))
     norms = np.asarray(family(jnp.array([1.1, 1.5, 3.0])))
     assert np.all(np.diff(norms, axis=0) < 0)
 

@@ -1,7 +1,5 @@
 """The evidence against the density of a Gaussian and scikit-learn's BayesianRidge."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -33,7 +31,7 @@ def test_evidence_is_the_density_of_the_targets(x64, n, d, use_bias, route):
     spectrum = spectrum_of(features, targets, None, use_bias, route)
     x, t = contrasts(features, targets, use_bias)
     for strength in (1e-2, 1.0, 100.0):
-        found = evidence(spectrum, strength, use_bias=use_bias)
+        found = evidence(spectrum, strength)
         for j in range(3):
             noise, prior = found.noise_variance[j], found.prior_variance[j]
             np.testing.assert_allclose(2 * noise / (prior * n), strength, 1e-12)
@@ -52,7 +50,7 @@ def test_evidence_is_the_density_of_the_targets(x64, n, d, use_bias, route):
 def test_best_strength_is_that_of_bayesian_ridge(x64, use_bias):
     features, targets, _ = problem(60, 8)
     spectrum = spectrum_of(features, targets, None, use_bias)
-    criterion = functools.partial(negative_log_evidence, use_bias=use_bias)
+    criterion = negative_log_evidence
     choice = choose_strength(spectrum, criterion, per_output=True)
     x, t = contrasts(features, targets, use_bias)
     flat = dict.fromkeys(("alpha_1", "alpha_2", "lambda_1", "lambda_2"), 0.0)
@@ -62,7 +60,7 @@ def test_best_strength_is_that_of_bayesian_ridge(x64, use_bias):
         wanted = 2 * model.lambda_ / (model.alpha_ * len(features))
         assert choice.edge[j] == 0
         np.testing.assert_allclose(choice.strength[j], wanted, 1e-5)
-        one = evidence(spectrum, choice.strength, use_bias=use_bias)
+        one = evidence(spectrum, choice.strength)
         np.testing.assert_allclose(1 / one.noise_variance[j], model.alpha_, 1e-5)
         np.testing.assert_allclose(1 / one.prior_variance[j], model.lambda_, 1e-5)
 
@@ -85,7 +83,7 @@ def test_no_strength_has_no_evidence(x64):
 def test_single_precision_and_vmap(use_bias):
     strengths = np.geomspace(0.01, 10, 4, dtype=np.float32)
     spectrum = spectrum_of(*problem(dtype=np.float32), use_bias)
-    criterion = functools.partial(negative_log_evidence, use_bias=use_bias)
+    criterion = negative_log_evidence
     found = jax.jit(jax.vmap(criterion, (None, 0)))(spectrum, strengths)
     with jax.enable_x64(True):
         exact = spectrum_of(*problem(), use_bias)

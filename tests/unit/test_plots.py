@@ -13,8 +13,9 @@ from scipy import stats
 
 import lagrange_jax as lj
 from lagrange_jax import plots
+from tests.heads import solve_norm
 
-solve = jax.jit(lj.solvers.solve_spectrum)
+solve = jax.jit(solve_norm)
 
 
 @pytest.fixture

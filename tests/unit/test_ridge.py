@@ -15,10 +15,10 @@ from lagrange_jax.ridge.path import (
     ridge_path,
     strength_to_multiplier,
 )
-from lagrange_jax.solvers.least_squares import solve_spectrum
 from lagrange_jax.statistics.gram import decompose_gram
 from lagrange_jax.statistics.moments import compute_moments
 from lagrange_jax.statistics.spectrum import decompose
+from tests.heads import solve_norm
 
 solve_ridge = jax.jit(ridge.solve_ridge)
 ridge_loss = jax.jit(ridge.ridge_loss)
@@ -134,7 +134,7 @@ def test_a_strength_is_twice_the_multiplier(x64):
 
     head = solve_ridge(spectrum, 0.7)
     np.testing.assert_allclose(jax.grad(objective)(head.kernel), 0, atol=1e-13)
-    solution = solve_spectrum(spectrum, norm_of_strength(spectrum, 0.7))
+    solution = solve_norm(spectrum, norm_of_strength(spectrum, 0.7))
     np.testing.assert_allclose(multiplier_to_strength(solution.multiplier), 0.7, 1e-11)
     assert relative(solution.kernel, head.kernel) < 1e-12
 

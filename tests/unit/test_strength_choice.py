@@ -11,20 +11,23 @@ from scipy.optimize import minimize_scalar
 from sklearn.linear_model import RidgeCV
 
 import lagrange_jax.models.linen
+from lagrange_jax.bounds import Problem
+from lagrange_jax.constraints.from_data import at_strength
 from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.transforms import initialize
 from lagrange_jax.numerics.parabola import parabola_minimum
 from lagrange_jax.ridge.criteria import gcv, leave_one_out
 from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
 from lagrange_jax.ridge.path import solve_ridge
-from lagrange_jax.ridge.selection import choose_strength, evidence_norm, gcv_norm
-from lagrange_jax.solvers.least_squares import solve_spectrum
+from lagrange_jax.ridge.selection import choose_strength
+from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import Status
+from lagrange_jax.types import Batch
 from tests.unit.test_ridge import BIAS, ROUTES, spectrum_of
 
 PER_OUTPUT = pytest.mark.parametrize("per_output", [True, False])
-FACTORIES = pytest.mark.parametrize(
-    "factory, criterion", [(evidence_norm, negative_log_evidence), (gcv_norm, gcv)]
+CRITERIA = pytest.mark.parametrize(
+    "name, criterion", [("evidence", negative_log_evidence), ("gcv", gcv)]
 )
 
 
@@ -74,21 +77,16 @@ def test_choice_is_that_of_scikit_learn(x64):
     assert 1 / step < choice.strength * len(features) / 2 / model.alpha_ < step
 
 
-@FACTORIES
+@CRITERIA
 @PER_OUTPUT
 @BIAS
-def test_constraint_gives_the_ridge_head(x64, factory, criterion, per_output, use_bias):
+def test_constraint_gives_the_ridge_head(x64, name, criterion, per_output, use_bias):
     spectrum = spectrum_of(*wide_noise(), None, use_bias)
-    constraint = factory(per_output=per_output, use_bias=use_bias)
-    norm_sq = jax.jit(constraint.norm_sq)(spectrum)
-    assert norm_sq.shape == ((3,) if per_output else ())
-    solution = jax.jit(solve_spectrum)(spectrum, norm_sq)
+    constraint = at_strength(name, per_output=per_output)
+    solution = solve_least_squares(spectrum, constraint)
+    assert solution.norm_sq.shape == ((3,) if per_output else ())
     assert solution.status == Status.SUCCESS
-    choice = choose_strength(
-        spectrum,
-        lambda *args: criterion(*args, use_bias=use_bias),
-        per_output=per_output,
-    )
+    choice = choose_strength(spectrum, criterion, per_output=per_output)
     np.testing.assert_allclose(2 * solution.multiplier, choice.strength, 1e-8)
     head = solve_ridge(spectrum, choice.strength)
     np.testing.assert_allclose(solution.kernel, head.kernel, 1e-8)
@@ -98,7 +96,7 @@ def test_constraint_gives_the_ridge_head(x64, factory, criterion, per_output, us
 def test_head_of_a_network():
     inputs, targets = wide_noise(60, dtype=np.float32)
     model = lagrange_jax.models.linen.as_model(nn.Dense(3), inputs[:1])
-    init = lagrange(evidence_norm(per_output=False))
+    init = lagrange(at_strength("evidence", per_output=False))
     variables, info = initialize(jax.random.key(0), model, init, (inputs, targets))
     choice = choose_strength(spectrum_of(inputs, targets))
     assert info.status == Status.SUCCESS and choice.edge == 0
@@ -127,14 +125,28 @@ def test_edges_are_told(x64):
         np.testing.assert_allclose(cut.strength, ends[0], 1e-12)
 
 
-def test_data_that_call_for_no_head_have_no_norm():
+def test_data_that_call_for_no_head_get_a_kernel_of_zero():
     rng = np.random.default_rng(0)
     signal = np.repeat(rng.normal(size=(20, 4)), 2, axis=0).astype(np.float32)
     nothing = np.tile([[1.0], [-1.0]], (20, 1)).astype(np.float32)
     spectrum = spectrum_of(signal, nothing)
-    norm_sq = evidence_norm().norm_sq(spectrum)
-    assert np.isnan(norm_sq).all()
-    assert jax.jit(solve_spectrum)(spectrum, norm_sq).status == Status.INVALID_NORM
+    solution = solve_least_squares(spectrum, at_strength("evidence"))
+    assert solution.status == Status.SUCCESS
+    assert not np.any(solution.kernel) and not np.any(solution.gap_bound)
+    np.testing.assert_allclose(solution.bias, nothing.mean(0), atol=1e-6)
+
+
+def test_leave_one_out_needs_the_examples(x64):
+    arrays = wide_noise()
+    spectrum = spectrum_of(*arrays)
+    constraint = at_strength("leave_one_out", per_output=False)
+    assert constraint.needs_examples and not at_strength("gcv").needs_examples
+    with pytest.raises(ValueError, match="needs the examples"):
+        solve_least_squares(spectrum, constraint)
+    problem = Problem(spectrum, examples=Batch(*arrays))
+    choice = choose_strength(spectrum, leave_one_out(*arrays))
+    solution = solve_least_squares(problem, constraint)
+    np.testing.assert_allclose(2 * solution.multiplier, choice.strength, 1e-7)
 
 
 def test_strength_falls_as_one_over_the_number_of_examples(x64):

@@ -13,7 +13,7 @@ import lagrange_jax as lj
 from experiments.studies.cifar100.baselines import class_means, imprinted
 from experiments.studies.cifar100.metrics import temperature
 from experiments.studies.cifar100.problem import Split
-from lagrange_jax.constraints.cross_validation import choose_norm
+from lagrange_jax.constraints import Problem, choose_norm, variance_scaling
 
 __all__ = [
     "HEADS",
@@ -63,20 +63,20 @@ def _both_relations(name: str, constraint: Callable[..., Any], **options):
 
 
 PROPAGATION = {
-    **_both_relations("forward", lj.constraints.forward_variance),
-    **_both_relations("backward", lj.constraints.backward_variance),
-    **_both_relations("glorot", lj.constraints.glorot_variance),
-    **_both_relations("kaiming_norm", lj.constraints.kaiming_variance),
-    **_both_relations("exact_forward", lj.constraints.forward_variance, exact=True),
+    **_both_relations("forward", variance_scaling),
+    **_both_relations("backward", variance_scaling, mode="fan_out"),
+    **_both_relations("glorot", variance_scaling, mode="fan_avg"),
+    **_both_relations("kaiming_norm", variance_scaling, scale=2.0),
+    **_both_relations("exact_forward", variance_scaling, metric="output_variance"),
 }
 """Constraints of a fixed size, which the scale of the targets matters to."""
 
 FROM_DATA = {
-    "unconstrained": lj.constraints.weight_norm(1e9, relation="at_most"),
+    "unconstrained": lj.constraints.fixed_norm(1e9, relation="at_most"),
     "loss_within_10": lj.loss_within(1.1),
     "loss_within_50": lj.loss_within(1.5),
-    "gcv": lj.ridge.gcv_norm(),
-    "evidence": lj.ridge.evidence_norm(),
+    "gcv": lj.constraints.at_strength("gcv"),
+    "evidence": lj.constraints.at_strength("evidence"),
 }
 """Constraints that follow the scale of the targets."""
 
@@ -190,11 +190,10 @@ def make_heads(
 def _least_squares(split: Split, name: str, spectrum) -> Head:
     constraint_name, _, coding = name.partition("/")
     constraint = (PROPAGATION | FROM_DATA)[constraint_name]
-    solution = lj.solvers.solve_spectrum(
+    known = Problem(spectrum(coding if coding in CODINGS else "one_hot"))
+    solution = lj.solve_least_squares(
         spectrum("standardized" if coding == "standardized" else "one_hot"),
-        constraint.norm_sq(spectrum(coding if coding in CODINGS else "one_hot")),
-        relation=constraint.relation,
-        exact=constraint.exact,
+        constraint._replace(radius_sq=lambda _: constraint.radius_sq(known)),
     )
     lj.check(solution)
     kernel, bias = solution.kernel, solution.bias

@@ -10,8 +10,8 @@ import optax
 from flax import linen as nn
 
 import lagrange_jax as lj
+from lagrange_jax.constraints import at_strength, fixed_norm
 from lagrange_jax.datasets import gaussian_clouds
-from lagrange_jax.ridge.selection import evidence_norm
 
 __all__ = ["DIMENSION", "Network", "Schedule", "draw_clouds", "make_model", "train"]
 
@@ -27,8 +27,8 @@ PENALISED = {
 
 HEADS = {
     "random": lambda scale: lj.chain(),
-    "lagrange": lambda scale: lj.lagrange(lj.constraints.weight_norm(scale)),
-    "evidence": lambda scale: lj.lagrange(evidence_norm()),
+    "lagrange": lambda scale: lj.lagrange(fixed_norm(scale)),
+    "evidence": lambda scale: lj.lagrange(at_strength("evidence")),
 }
 """Init transforms by name, given the initial variance in units of 1 / fan-in."""
 

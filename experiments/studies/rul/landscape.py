@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 import lagrange_jax as lj
 from experiments.studies.rul.training import map_slices
+from lagrange_jax.constraints import fixed_norm
 from lagrange_jax.types import Variables
 
 __all__ = ["measure_landscape"]
@@ -42,10 +43,10 @@ def measure_landscape(
         for x in (train, validation)
     ]
     spectrum = lj.decompose(lj.compute_moments(*data[0]))
-    free = lj.solvers.solve_spectrum(spectrum, jnp.full(1, 1e12), relation="at_most")
+    free = lj.solve_least_squares(spectrum, fixed_norm(1e12, relation="at_most"))
 
     def losses(norm_sq):
-        head = lj.solvers.solve_spectrum(spectrum, norm_sq[None])
+        head = lj.solve_least_squares(spectrum, fixed_norm(norm_sq))
         return [jnp.mean((x @ head.kernel + head.bias[None] - t) ** 2) for x, t in data]
 
     norms = free.norm_sq * jnp.asarray(NORM_RATIOS, jnp.float32)

@@ -3,6 +3,7 @@
 from jax.nn import initializers
 
 import lagrange_jax as lj
+from lagrange_jax.constraints import variance_scaling
 
 __all__ = ["BASELINES", "LABELS", "MAIN", "METHODS"]
 
@@ -32,15 +33,15 @@ def _both_relations(name, constraint, **options):
 
 
 LAGRANGE = {
-    "unconstrained": _lagrange(lj.constraints.weight_norm(1e9, relation="at_most")),
-    **_both_relations("forward", lj.constraints.forward_variance),
-    **_both_relations("backward", lj.constraints.backward_variance),
-    **_both_relations("glorot", lj.constraints.glorot_variance),
-    **_both_relations("kaiming_norm", lj.constraints.kaiming_variance, gain=TANH_GAIN),
-    "evidence": _lagrange(lj.ridge.evidence_norm()),
+    "unconstrained": _lagrange(lj.constraints.fixed_norm(1e9, relation="at_most")),
+    **_both_relations("forward", variance_scaling),
+    **_both_relations("backward", variance_scaling, mode="fan_out"),
+    **_both_relations("glorot", variance_scaling, mode="fan_avg"),
+    **_both_relations("kaiming_norm", variance_scaling, scale=TANH_GAIN**2),
+    "evidence": _lagrange(lj.constraints.at_strength("evidence")),
     "loss_within_10": _lagrange(lj.loss_within(1.1)),
     "loss_within_50": _lagrange(lj.loss_within(1.5)),
-    **_both_relations("exact_forward", lj.constraints.forward_variance, exact=True),
+    **_both_relations("exact_forward", variance_scaling, metric="output_variance"),
 }
 
 METHODS = BASELINES | LAGRANGE
