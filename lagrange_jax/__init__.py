@@ -31,7 +31,12 @@ from lagrange_jax.solvers import (
     solve_least_squares,
 )
 from lagrange_jax.statistics import Moments, Spectrum, compute_moments, decompose
-from lagrange_jax.strengths import best_strength, fit_power_law
+from lagrange_jax.strengths import (
+    best_strength,
+    convert_strength,
+    extrapolate_strength,
+    fit_power_law,
+)
 from lagrange_jax.training import (
     Grid,
     GridResult,
@@ -74,9 +79,11 @@ __all__ = [
     "choose_strength",
     "compute_moments",
     "constraints",
+    "convert_strength",
     "datasets",
     "decompose",
     "distributed",
+    "extrapolate_strength",
     "fit_power_law",
     "initialize",
     "initializers",

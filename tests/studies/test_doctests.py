@@ -29,6 +29,7 @@ EXAMPLES = [
 ]
 ENTRIES = (
     *("add_l2_penalty", "compute_moments", "fit_power_law", "initialize"),
+    *("convert_strength", "extrapolate_strength"),
     *("linen.as_model", "loss_within", "nnx.as_model", "ridge_path"),
     "solve_least_squares",
 )

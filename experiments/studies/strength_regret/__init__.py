@@ -1,0 +1,1 @@
+"""What a strength chosen by law loses against a full sweep."""
