@@ -173,12 +173,12 @@ def extrapolate_strength(
     Example:
       >>> strengths, sizes = np.geomspace(1e-4, 1.0, 17), np.array([100, 200, 400])
       >>> seeds = np.random.default_rng(0).normal(size=(3, 4))
-      >>> best = np.log(2 / sizes)[:, None] + 0.1 * seeds
+      >>> best = np.log(2 * sizes ** (-2 / 3))[:, None] + 0.1 * seeds
       >>> losses = 1 + 0.01 * (np.log(strengths)[:, None, None] - best) ** 2
       >>> curves = lj.strengths.loss_curves(losses, strengths, sizes)
       >>> found = lj.extrapolate_strength(curves, 1600)
-      >>> print(f"{found.strength:.4f}", found.status.name)
-      0.0014 PENALTY_HELPS
+      >>> print(f"{found.strength:.3f}", found.status.name)
+      0.015 PENALTY_HELPS
     """
     if isinstance(curves, GridResult):
         curves = loss_curves(curves)
