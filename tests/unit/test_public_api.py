@@ -97,7 +97,12 @@ def test_only_the_adapters_import_flax():
         if name.split(".")[0] == "flax"
     }
     assert importing <= {"models/linen.py", "models/nnx.py"}
-    code = "import sys, lagrange_jax; print(sorted({'flax'} & set(sys.modules)))"
+
+
+def test_what_is_heavy_is_imported_where_it_is_used():
+    heavy = {"flax", "matplotlib", "orbax", "pandas", "scipy.optimize", "scipy.stats"}
+    heavy |= {"scipy.special", "sklearn", "tensorflow_datasets", "xarray"}
+    code = f"import sys, lagrange_jax; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
