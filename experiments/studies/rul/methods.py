@@ -3,9 +3,10 @@
 from jax.nn import initializers
 
 import lagrange_jax as lj
+from experiments.common.methods import both_relations, optimal_bias, relation_label
 from lagrange_jax.constraints import variance_scaling
 
-__all__ = ["BASELINES", "LABELS", "MAIN", "METHODS"]
+__all__ = ["BASELINES", "BIAS_ONLY", "LABELS", "MAIN", "METHODS"]
 
 TANH_GAIN = 5 / 3
 """The gain usual for tanh layers, for the constraint of Kaiming's form."""
@@ -18,6 +19,17 @@ BASELINES = {
     "negative_mean": lj.chain(lj.reinitialize(lj.initializers.negative_mean())),
     "lsuv": lj.chain(lj.lsuv()),
 }
+"""Random heads, which look at one batch of the data at most."""
+
+BIAS_ONLY = {
+    "zero_bias": lj.chain(
+        lj.reinitialize(initializers.he_normal()), optimal_bias(keep_kernel=False)
+    ),
+    "kaiming_bias": lj.chain(
+        lj.reinitialize(initializers.he_normal()), optimal_bias(keep_kernel=True)
+    ),
+}
+"""No kernel is solved for; only the bias is where the data want it."""
 
 
 def _lagrange(constraint: lj.Constraint) -> lj.InitTransform:
@@ -25,29 +37,27 @@ def _lagrange(constraint: lj.Constraint) -> lj.InitTransform:
     return lj.chain(lj.reinitialize(initializers.he_normal()), lj.lagrange(constraint))
 
 
-def _both_relations(name, constraint, **options):
-    return {
-        f"{name}_{relation}": _lagrange(constraint(relation=relation, **options))
-        for relation in ("equality", "at_most")
-    }
+def _relations(name, constraint, **options):
+    pair = both_relations(name, constraint, **options)
+    return {method: _lagrange(constraint) for method, constraint in pair.items()}
 
 
 LAGRANGE = {
     "unconstrained": _lagrange(lj.constraints.fixed_norm(1e9, relation="at_most")),
-    **_both_relations("forward", variance_scaling),
-    **_both_relations("backward", variance_scaling, mode="fan_out"),
-    **_both_relations("glorot", variance_scaling, mode="fan_avg"),
-    **_both_relations("kaiming_norm", variance_scaling, scale=TANH_GAIN**2),
+    **_relations("forward", variance_scaling),
+    **_relations("backward", variance_scaling, mode="fan_out"),
+    **_relations("glorot", variance_scaling, mode="fan_avg"),
+    **_relations("kaiming_norm", variance_scaling, scale=TANH_GAIN**2),
     "evidence": _lagrange(lj.constraints.at_strength("evidence")),
     "loss_within_10": _lagrange(lj.loss_within(1.1)),
     "loss_within_50": _lagrange(lj.loss_within(1.5)),
-    **_both_relations("exact_forward", variance_scaling, metric="output_variance"),
+    **_relations("exact_forward", variance_scaling, metric="output_variance"),
 }
 
-METHODS = BASELINES | LAGRANGE
+METHODS = BASELINES | BIAS_ONLY | LAGRANGE
 
 MAIN = (
-    *("kaiming", "xavier", "unconstrained"),
+    *("kaiming", "zero_bias", "kaiming_bias", "xavier", "unconstrained"),
     *("forward_equality", "backward_equality", "loss_within_50"),
 )
 """The methods that are run first, and on every subset."""
@@ -59,6 +69,8 @@ _NAMES = {
     "orthogonal": "orthogonal",
     "negative_mean": "negative mean",
     "lsuv": "LSUV",
+    "zero_bias": "zero head, bias at the mean",
+    "kaiming_bias": "Kaiming, optimal bias",
     "unconstrained": "Lagrange, no bound",
     "forward": "Lagrange, forward",
     "backward": "Lagrange, backward",
@@ -71,12 +83,5 @@ _NAMES = {
 }
 
 
-def _label(method: str) -> str:
-    for suffix, sign in (("_equality", " ="), ("_at_most", " ≤")):
-        if method.endswith(suffix):
-            return _NAMES[method.removesuffix(suffix)] + sign
-    return _NAMES[method]
-
-
-LABELS = {method: _label(method) for method in METHODS}
+LABELS = {method: relation_label(method, _NAMES) for method in METHODS}
 """How tables and figures call the methods; "=" on the sphere, "≤" in the ball."""
