@@ -17,9 +17,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import lagrange_jax as lj
+from experiments.backbones.problem import load_problem
 from experiments.benchmarks import timing
 from experiments.studies.cifar100.config import Config
-from experiments.studies.cifar100.problem import load_problem
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 MODULE = "experiments.benchmarks.cross_entropy"

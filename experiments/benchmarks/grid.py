@@ -15,11 +15,9 @@ they are installed.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +36,7 @@ from experiments.benchmarks.grid_ways import (
     scan_per_model,
     tiled_grid,
 )
+from experiments.common.environment import environment
 
 # At least how many times faster `run_mlp_grid` must be.
 DEMANDS = {
@@ -81,35 +80,6 @@ def max_difference(result, problem: Problem) -> float:
             gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), tiled, final)
             worst = max(worst, *map(float, jax.tree.leaves(gaps)))
     return worst
-
-
-def processor() -> str:
-    """Returns the processor's model, on which the ratios depend."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
-    sets = ("avx512f", "avx2")
-    flags = next((x.split() for x in lines if x.startswith("flags")), [])
-    return " ".join([*names[:1], *(x for x in sets if x in flags)])
-
-
-def environment() -> dict[str, Any]:
-    packages = {}
-    for name in ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "torch"):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
-    return {
-        "python": platform.python_version(),
-        "packages": packages,
-        "system": platform.system(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "cores_of_machine": os.cpu_count(),
-    }
 
 
 def use_one_core() -> None:
@@ -193,7 +163,10 @@ def main() -> None:
     print(*(f"{name}: {rows[0][name]:.2g}" for name in named), sep="\n")
     if arguments.smoke:
         return
-    head = {"config": dataclasses.asdict(config), "environment": environment()}
+    head = {
+        "config": dataclasses.asdict(config),
+        "environment": environment(["scikit-learn", "torch"]),
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("".join(json.dumps(x) + "\n" for x in [head, *rows]))
     raise SystemExit("\n".join(failures(rows)) or 0)

@@ -19,9 +19,7 @@ if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -29,6 +27,7 @@ import jax
 import numpy as np
 from sklearn.linear_model import Ridge
 
+from experiments.common.environment import environment
 from lagrange_jax.ridge.path import ridge_path
 from lagrange_jax.statistics.gram import decompose_gram
 from lagrange_jax.statistics.moments import compute_moments
@@ -116,17 +115,6 @@ def _seconds(function, problem):
     return time.process_time() - start
 
 
-def environment():
-    packages = ("jax", "jaxlib", "numpy", "scikit-learn", "scipy")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "device": jax.devices()[0].device_kind,
-        "cores_used": 1,
-        "cores": os.cpu_count(),
-    }
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Ridge path benchmark.")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, no record")
@@ -141,7 +129,7 @@ def main(argv=None):
     out = args.out or (None if args.smoke else DEFAULT_OUT)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"environment": environment(), "rows": rows}
+        record = {"environment": environment(["scikit-learn"]), "rows": rows}
         out.write_text(json.dumps(record, indent=2) + "\n")
     return rows
 

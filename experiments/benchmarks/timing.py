@@ -3,28 +3,27 @@
 Import this before any numerical library and call `use_one_core` first of all.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Times", "environment", "measure", "ratio", "use_one_core", "write_rows"]
+from experiments.common.environment import cores, environment
+
+__all__ = ["Times", "measure", "ratio", "use_one_core", "write_rows"]
 
 Times = dict[str, list[float]]
 
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "flax", "optax")
 PEERS = ("galahad-optrove", "pymanopt", "fracridge")
 
 
 def use_one_core() -> None:
     """Pins this process to one core and every library to one thread."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(_cores())})
+        os.sched_setaffinity(0, {max(cores())})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -60,39 +59,8 @@ def ratio(times: Times, name: str, base: str | Sequence[str], scale=1.0) -> floa
     return scale * statistics.median(a / b for a, b in pairs)
 
 
-def environment() -> dict[str, Any]:
-    """Returns versions, the kind of processor and the number of cores."""
-    versions = {}
-    for name in (*PACKAGES, *PEERS):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        flags = ""
-    vectors = [x for x in ("avx2", "avx512f", "avx512_bf16") if x in flags]
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "vector_extensions": vectors,
-        "cores": os.cpu_count(),
-        "cores_used": len(_cores()),
-    }
-
-
-def _cores() -> set[int]:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
 def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes how and where it was measured, and the rows, as JSON."""
-    record = {"command": command, "environment": environment(), "rows": list(rows)}
+    record = {"command": command, "environment": environment(PEERS), "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")

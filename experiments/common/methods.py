@@ -25,13 +25,15 @@ def optimal_bias(*, keep_kernel: bool) -> lj.InitTransform:
         kernel = lj.models.get_layer(variables, model.head)["kernel"]
         kernel = kernel if keep_kernel else jnp.zeros_like(kernel)
 
+        d, k = kernel.shape
+
         def step(moments, batch):
             features = model.taps(variables, batch.inputs, key)[model.head].inputs
             return lj.statistics.update_moments(
                 moments, features, batch.targets, batch.weights
             )
 
-        moments = batches.fold(step, lj.statistics.init_moments(*kernel.shape))
+        moments = batches.fold(step, lj.statistics.init_moments(d, k))
         bias = moments.mean_t - moments.mean_x @ kernel
         return lj.models.set_layer(
             variables, model.head, kernel=kernel, bias=bias.astype(kernel.dtype)

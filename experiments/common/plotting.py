@@ -11,6 +11,7 @@ from lagrange_jax.plots import COLOURS
 
 __all__ = [
     "colour_of",
+    "legend_below",
     "make_axes",
     "plain_log_ticks",
     "save_figure",
@@ -36,6 +37,18 @@ def make_axes(
         one.grid(color="0.9", linewidth=0.6)
         one.set_axisbelow(True)
     return figure, axes
+
+
+def legend_below(figure: Figure, *, columns: int) -> None:
+    """Puts one legend under all axes, each label once."""
+    found = dict(
+        pair
+        for ax in figure.axes
+        for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True)
+    )
+    figure.legend(
+        found.values(), found, loc="outside lower center", ncols=columns, frameon=False
+    )
 
 
 def plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:

@@ -6,20 +6,21 @@ written after its arrays, so a row that is there is whole.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import struct
 import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from experiments.common.environment import environment
 
 __all__ = [
     "append_row",
@@ -28,6 +29,7 @@ __all__ = [
     "read_config",
     "read_npz",
     "read_rows",
+    "run_rows",
     "save_arrays",
     "write_atomically",
 ]
@@ -58,34 +60,6 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
 def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _cores() -> int | None:
-    """Cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def _environment() -> dict[str, Any]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "lagrange-jax")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": _cores(),
-        "devices": sorted({device.device_kind for device in jax.devices()}),
-    }
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -131,7 +105,8 @@ def open_run(folder: Folder, config: Any) -> Path:
                 "Give the old values to resume it, or another folder with --out."
             )
     _write_json(path / "config.json", new)
-    _write_json(path / "environment.json", _environment())
+    devices = sorted({device.device_kind for device in jax.devices()})
+    _write_json(path / "environment.json", environment() | {"devices": devices})
     return path
 
 
@@ -155,6 +130,34 @@ def append_row(folder: Folder, row: Mapping[str, Any]) -> None:
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1] + json.dumps(row) + "\n"
     write_atomically(path, lambda file: file.write(whole.encode()))
+
+
+def run_rows(
+    folder: Folder,
+    rows: Iterable[Mapping[str, Any]],
+    run_row: Callable[[dict[str, Any]], Mapping[str, Any]],
+    summarize: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Runs the rows that the folder does not hold yet; each is recorded when done.
+
+    Args:
+      folder: the run folder.
+      rows: what to run, in order; "name" tells them apart.
+      run_row: returns the row's results; what it saves as arrays is saved by then.
+      summarize: a few words on a finished row, for the progress.
+    """
+    rows = [dict(row) for row in rows]
+    finished = {row["name"] for row in read_rows(folder)}
+    for place, row in enumerate(rows, 1):
+        if row["name"] in finished:
+            continue
+        seconds, cpu = time.perf_counter(), time.process_time()
+        row |= run_row(row)
+        row["seconds"] = round(time.perf_counter() - seconds, 3)
+        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
+        append_row(folder, row)
+        progress = f"{place}/{len(rows)} {row['name']}"
+        print(f"{progress}: {summarize(row)} ({row['seconds']:.0f} s)", flush=True)
 
 
 def read_arrays(folder: Folder) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ def digits_features():
 
 def cifar100_features():
     """CIFAR-100 through a ResNet-20 that was trained on CIFAR-10, cached on disk."""
-    from experiments.studies.cifar100.problem import load_problem
+    from experiments.backbones.problem import load_problem
 
     problem = load_problem(
         "resnet20",

@@ -19,7 +19,7 @@ def test_the_lagrangian_head_starts_lowest(tmp_path):
     launch.main(["demo", "--smoke", "--out", str(tmp_path)])
     arrays = record.read_arrays(tmp_path)
     start = {
-        name.split("/")[1]: values[:, 0].mean()
+        name.split("/")[1]: values[..., 0].mean()
         for name, values in arrays.items()
         if name.endswith("/train")
     }

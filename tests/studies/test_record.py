@@ -89,3 +89,24 @@ def test_unknown_study_lists_the_studies(capsys):
         launch.main(["no_such_study"])
     error = capsys.readouterr().err
     assert all(name in error for name in launch.study_names())
+
+
+def test_rows_are_run_once_and_timed(tmp_path, capsys):
+    folder, seen = record.open_run(tmp_path, Config()), []
+
+    def run(row):
+        seen.append(row["name"])
+        if row["name"] == "b" and len(seen) == 2:
+            raise RuntimeError("stopped")
+        return {"loss": len(seen)}
+
+    rows = [{"name": name} for name in "abc"]
+    with pytest.raises(RuntimeError):
+        record.run_rows(folder, rows, run, lambda row: str(row["loss"]))
+    record.run_rows(folder, rows, run, lambda row: str(row["loss"]))
+    record.run_rows(folder, rows, run, lambda row: str(row["loss"]))
+    assert seen == ["a", "b", "b", "c"]
+    found = record.read_rows(folder)
+    assert [row["name"] for row in found] == ["a", "b", "c"]
+    assert all(row["seconds"] >= 0 and row["cpu_seconds"] >= 0 for row in found)
+    assert "3/3 c: 4" in capsys.readouterr().out

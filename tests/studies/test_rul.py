@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import launch
-from experiments.common import record
-from experiments.studies.rul import figures, metrics, results, training
+from experiments.common import curves, record
+from experiments.studies.rul import figures, metrics, results
 
 DATA = os.environ.get("LAGRANGE_JAX_DATA", "")
 
@@ -26,16 +26,16 @@ def test_nasa_score_by_hand():
 )
 def test_epochs_to_target_are_interpolated(target, epochs):
     losses = np.array([8.0, 4.0, 5.0, 2.0, 0.0])
-    found = metrics.epochs_to(target, np.array([0, 1, 2, 3, 4.0]), losses)
+    found = curves.epochs_to(target, np.array([0, 1, 2, 3, 4.0]), losses)
     assert found == (np.inf if epochs is None else pytest.approx(epochs))
 
 
 def test_shuffled_batches_see_every_example_once_a_pass():
-    batches = training.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
+    batches = curves.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
     assert batches.shape == (5, 8)
     for some in batches.reshape(2, 20):
         np.testing.assert_array_equal(np.sort(some), np.arange(20))
-    again = training.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
+    again = curves.shuffled_batches(3, n=20, batch_size=8, num_batches=5)
     np.testing.assert_array_equal(batches, again)
 
 

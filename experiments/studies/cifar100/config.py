@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.studies.cifar100.heads import HEADS, TRAINED
+from experiments.common.class_heads import HEADS, TRAINED
 
 __all__ = ["Config"]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
-from experiments.studies.cifar100.heads import RANDOM, label_of
+from experiments.common.class_heads import RANDOM, label_of
 from experiments.studies.cifar100.results import (
     Trained,
     best_rate,
@@ -63,8 +63,7 @@ def draw_curves(trained: dict[str, list[Trained]]) -> Figure:
     axes[0, 0].set_ylim(0.97 * min(ends), 2.2 * min(ends))
     ends = [100 * x.test_accuracy.max() for some in trained.values() for x in some]
     axes[0, 1].set(ylabel="test accuracy, %", ylim=(0.7 * max(ends), 1.02 * max(ends)))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    plotting.legend_below(figure, columns=2)
     return figure
 
 
@@ -100,8 +99,7 @@ def draw_norms(folder: Path) -> Figure:
         _draw_norm(ax, folder, measure, factor)
     axes[0, 0].set_ylabel("accuracy before training, %")
     axes[0, 1].set_ylabel("cross-entropy before training")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    plotting.legend_below(figure, columns=3)
     return figure
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common import record
+from experiments.common.class_heads import HEADS, RANDOM, label_of
+from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
-from experiments.studies.cifar100.heads import HEADS, RANDOM, label_of
-from experiments.studies.rul.metrics import epochs_to
 
 __all__ = ["Reference", "Trained", "make_tables", "read_trained", "reference_of"]
 

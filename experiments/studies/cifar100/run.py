@@ -2,25 +2,25 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.backbones.problem import Problem, hold_out, load_problem
 from experiments.common import record
-from experiments.studies.cifar100.baselines import fit_logistic_regression
-from experiments.studies.cifar100.config import Config
-from experiments.studies.cifar100.heads import (
+from experiments.common.class_baselines import fit_logistic_regression
+from experiments.common.class_heads import (
     RANDOM,
     Head,
     make_heads,
     require_heads,
     solve_path,
 )
-from experiments.studies.cifar100.metrics import score
-from experiments.studies.cifar100.problem import Problem, hold_out, load_problem
+from experiments.common.class_metrics import score
+from experiments.studies.cifar100.config import Config
 from experiments.studies.cifar100.training import train_heads
 
 __all__ = ["run"]
@@ -42,8 +42,8 @@ def _measure(problem: Problem, kernel: Any, bias: Any) -> Row:
 def _head_row(problem: Problem, make: Callable[[str], Head], head: str) -> Row:
     begin = time.perf_counter()
     kernel, bias, info = jax.block_until_ready(make(head))
-    seconds = time.perf_counter() - begin
-    return {"head": head, **_measure(problem, kernel, bias), **info, "seconds": seconds}
+    solved = {"seconds_init": time.perf_counter() - begin}
+    return {**_measure(problem, kernel, bias), **info, **solved}
 
 
 def _logistic_row(problem: Problem, strength: float) -> Row:
@@ -51,9 +51,8 @@ def _logistic_row(problem: Problem, strength: float) -> Row:
     kernel, bias, info = fit_logistic_regression(
         problem.train, problem.num_classes, strength
     )
-    seconds = time.perf_counter() - begin
-    measured = _measure(problem, kernel, bias)
-    return {"strength": strength, **measured, **info, "seconds": seconds}
+    solved = {"seconds_init": time.perf_counter() - begin}
+    return {**_measure(problem, kernel, bias), **info, **solved}
 
 
 def _training_row(config: Config, problem: Problem, folder: Path, row: Row) -> Row:
@@ -81,22 +80,14 @@ def _training_row(config: Config, problem: Problem, folder: Path, row: Row) -> R
     }
     record.save_arrays(folder, **arrays)
     norm_sq = float(np.sum(np.square(kernel)))
-    seconds = time.perf_counter() - begin
-    return {
-        **row,
-        **info,
-        "norm_sq": norm_sq,
-        "seconds_init": solved,
-        "seconds": seconds,
-    }
+    return {**info, "norm_sq": norm_sq, "seconds_init": solved}
 
 
 def _path_row(config: Config, problem: Problem, folder: Path) -> Row:
     """The cross-entropy heads of many norms, for the figure of the norm."""
-    begin = time.perf_counter()
     arrays = solve_path(problem.train, problem.test, config.norms, problem.num_classes)
     record.save_arrays(folder, **{f"path/{k}": array for k, array in arrays.items()})
-    return {"seconds": time.perf_counter() - begin}
+    return {}
 
 
 def _chosen_norm(folder: Path) -> float | None:
@@ -107,20 +98,21 @@ def _chosen_norm(folder: Path) -> float | None:
     return None
 
 
-def _tasks(config: Config) -> dict[str, tuple[str, Row]]:
-    """Everything to run, by the name of its row: its kind, and what it needs."""
-    tasks: dict[str, tuple[str, Row]] = {}
+def _rows(config: Config) -> Iterator[Row]:
+    """Yields everything to run: its name, its kind, and what it needs."""
     for head in config.heads:
         # Random heads are measured once a seed, the solved ones do not vary.
         for seed in config.seeds if head in RANDOM else config.seeds[:1]:
-            tasks[f"head/{head}/{seed}"] = "head", {"head": head, "seed": seed}
-    tasks["path"] = "path", {}
+            name = f"head/{head}/{seed}"
+            yield {"name": name, "kind": "head", "head": head, "seed": seed}
+    yield {"name": "path", "kind": "path"}
     for head in config.trained:
         for seed in config.seeds:
-            tasks[f"train/{head}/{seed}"] = "train", {"head": head, "seed": seed}
+            name = f"train/{head}/{seed}"
+            yield {"name": name, "kind": "train", "head": head, "seed": seed}
     for strength in config.strengths:
-        tasks[f"logistic/{strength:g}"] = "logistic", {"strength": strength}
-    return tasks
+        name = f"logistic/{strength:g}"
+        yield {"name": name, "kind": "logistic", "strength": strength}
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
@@ -138,34 +130,32 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
     """
     require_heads([*config.heads, *config.trained])
     folder = record.open_run(folder, config)
-    finished = {row["name"] for row in record.read_rows(folder)}
-    tasks = {k: task for k, task in _tasks(config).items() if k not in finished}
-    if not tasks:
-        return
-    problem = load_problem(
-        config.backbone,
-        resolution=config.resolution,
-        images_per_class=config.images_per_class,
-        data_dir=data_dir,
-        cache=config.cache,
+
+    @functools.cache
+    def problem() -> Problem:
+        return load_problem(
+            config.backbone,
+            resolution=config.resolution,
+            images_per_class=config.images_per_class,
+            data_dir=data_dir,
+            cache=config.cache,
+        )
+
+    @functools.cache
+    def make(seed: int) -> Callable[[str], Head]:
+        return make_heads(problem().train, problem().num_classes, seed)
+
+    kinds: dict[str, Callable[[Row], Row]] = {
+        "head": lambda row: _head_row(problem(), make(row["seed"]), row["head"]),
+        "path": lambda _: _path_row(config, problem(), folder),
+        "train": lambda row: _training_row(config, problem(), folder, row),
+        "logistic": lambda row: _logistic_row(problem(), row["strength"]),
+    }
+    record.run_rows(
+        folder, _rows(config), lambda row: kinds[row["kind"]](row), _summary
     )
-    make = functools.cache(
-        functools.partial(make_heads, problem.train, problem.num_classes)
-    )
-    for name, (kind, task) in tasks.items():
-        row = {"name": name, "kind": kind, **task}
-        if kind == "head":
-            row |= _head_row(problem, make(task["seed"]), task["head"])
-        elif kind == "path":
-            row |= _path_row(config, problem, folder)
-        elif kind == "train":
-            row |= _training_row(config, problem, folder, row)
-        else:
-            row |= _logistic_row(problem, task["strength"])
-        record.append_row(folder, row)
-        print(f"{name}: {_summary(row)} ({row['seconds']:.1f} s)", flush=True)
 
 
-def _summary(row: Row) -> str:
+def _summary(row: Mapping[str, Any]) -> str:
     parts = {"test_accuracy": "test accuracy {:.2%}", "norm_sq": "norm² {:.3g}"}
     return ", ".join(text.format(row[k]) for k, text in parts.items() if k in row)

@@ -1,4 +1,7 @@
-"""Adam on the cross-entropy of the head alone, several learning rates side by side."""
+"""Adam on the cross-entropy of the head alone, several learning rates side by side.
+
+Not `lj.make_train`: the features are kept and all rates share one matrix product.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,9 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments.studies.cifar100.metrics import mean_loss
-from experiments.studies.cifar100.problem import Split
-from experiments.studies.rul.training import shuffled_batches
+from experiments.backbones.problem import Split
+from experiments.common.class_metrics import mean_loss
+from experiments.common.curves import shuffled_batches
 
 __all__ = ["Curves", "train_heads"]
 

@@ -3,35 +3,58 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.common import plotting, record
+from experiments.common.curves import epochs_to
+from experiments.common.tables import interval, markdown
 from lagrange_jax.plots import plot_band
 
 __all__ = ["draw"]
 
 BASELINE = "Kaiming"
 
-
-def _epochs_to(target: float, curve: np.ndarray) -> float:
-    """First epoch with a loss at most `target`; infinite if there is none."""
-    reached = np.flatnonzero(curve <= target)
-    return float(reached[0]) if len(reached) else np.inf
+Arrays = dict[str, np.ndarray]
 
 
-def _row(arrays, task: str, method: str) -> str:
-    train, validation = (
-        arrays[f"{task}/{method}/{x}"] for x in ("train", "validation")
-    )
-    best = arrays[f"{task}/{BASELINE}/validation"].min(1)
-    epochs = [_epochs_to(*pair) for pair in zip(best, validation, strict=True)]
-    reached = np.isfinite(epochs)
-    needed = f"{np.mean(np.compress(reached, epochs)):.1f}" if reached.any() else "-"
-    if not reached.all():
-        needed += f" ({reached.sum()} of {len(epochs)} seeds)"
-    return (
-        f"{task:10} {method:12} {train[:, 0].mean():14.3f} "
-        f"{validation[:, 0].mean():16.3f} {needed:>22} {validation.min(1).mean():12.3f}"
-    )
+def best_rate(arrays: Arrays, name: str) -> int:
+    """Returns the learning rate of the least validation loss, on average over seeds."""
+    return int(arrays[f"{name}/validation"].min(-1).mean(-1).argmin())
+
+
+def _at_best(arrays: Arrays, name: str, part: str) -> Float[np.ndarray, "seeds m"]:
+    return arrays[f"{name}/{part}"][best_rate(arrays, name)]
+
+
+def _cells(arrays: Arrays, rates, task: str, method: str) -> list[str]:
+    name = f"{task}/{method}"
+    train, validation = (_at_best(arrays, name, x) for x in ("train", "validation"))
+    best = _at_best(arrays, f"{task}/{BASELINE}", "validation").min(1)
+    epochs = np.arange(validation.shape[1])
+    needed = [
+        epochs_to(target, epochs, curve)
+        for target, curve in zip(best, validation, strict=True)
+    ]
+    return [
+        f"{task}, {method}",
+        f"{rates[best_rate(arrays, name)]:g}",
+        interval(train[:, 0].tolist(), ".3f"),
+        interval(validation[:, 0].tolist(), ".3f"),
+        interval(needed, ".1f"),
+        interval(validation.min(1).tolist(), ".3f"),
+        interval(validation[:, -1].tolist(), ".3f"),
+    ]
+
+
+def make_table(folder: Path) -> str:
+    """Returns the table: means over seeds with their 95% t-intervals."""
+    arrays, rows = record.read_arrays(folder), record.read_rows(folder)
+    rates = record.read_config(folder)["learning_rates"]
+    header = ["data, first head", "best rate", "initial training loss"]
+    header += ["initial validation loss", f"epochs to {BASELINE}'s best"]
+    header += ["best validation loss", "validation loss at the end"]
+    lines = [_cells(arrays, rates, row["task"], row["method"]) for row in rows]
+    return markdown(header, lines) + "\n"
 
 
 def draw(folder: str | Path) -> str:
@@ -43,17 +66,14 @@ def draw(folder: str | Path) -> str:
     figure, axes = plotting.make_axes(1, len(tasks))
     for ax, (task, title) in zip(axes.flat, tasks.items(), strict=True):
         for method in methods:
-            curves = arrays[f"{task}/{method}/validation"]
+            curves = _at_best(arrays, f"{task}/{method}", "validation")
             colour = plotting.colour_of(method, methods)
             epochs = np.arange(curves.shape[1])
             plot_band(ax, epochs, curves, label=method, color=colour)
         ax.set(yscale="log", xlabel="epoch", ylabel="validation loss", title=title)
         plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.5, 1, 2, 5))
-        ax.legend(frameon=False)
+    plotting.legend_below(figure, columns=4)
     plotting.save_figure(figure, folder / "curves.png")
-    header = (
-        f"{'task':10} {'method':12} {'initial train':>14} {'initial validation':>16} "
-        f"{'epochs to best of ' + BASELINE:>22} {'best':>10}"
-    )
-    lines = [_row(arrays, task, method) for task in tasks for method in methods]
-    return "\n".join([header, *lines, f"Curves: {folder / 'curves.png'}"])
+    table = make_table(folder)
+    (folder / "table.md").write_text(table)
+    return f"{table}\nCurves: {folder / 'curves.png'}"

@@ -1,15 +1,19 @@
-"""Trains Kaiming, Xavier and the Lagrangian head side by side."""
+"""Trains random heads, a zero head and the Lagrangian head side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import lagrange_jax as lj
 import lagrange_jax.models.linen
 from experiments.common import record
+from experiments.common.methods import optimal_bias
 from experiments.studies.demo.config import Config
 from experiments.studies.demo.tasks import Task, load_task
 
@@ -22,7 +26,26 @@ LOSSES = {
     ),
     "diabetes": (optax.losses.squared_error, lj.lagrange()),
 }
-METHODS = ("Kaiming", "Xavier", "Lagrangian")
+METHODS = ("Kaiming", "Xavier", "zero head", "Lagrangian")
+
+
+def _zero_head(task: str) -> lj.InitTransform:
+    """A kernel of zeros and the best bias that it can have."""
+    if task == "diabetes":
+        return optimal_bias(keep_kernel=False)
+
+    def init(key, model, variables, batches):
+        layer = lj.models.get_layer(variables, model.head)
+        classes = layer["kernel"].shape[1]
+        count = batches.fold(
+            lambda total, batch: total + jax.nn.one_hot(batch.targets, classes).sum(0),
+            jnp.zeros(classes),
+        )
+        zero = {"kernel": jnp.zeros_like(layer["kernel"]), "bias": jnp.log(count)}
+        zero["bias"] -= zero["bias"].mean()
+        return lj.models.set_layer(variables, model.head, **zero), None
+
+    return init
 
 
 def make_init(task: str, method: str) -> lj.InitTransform:
@@ -30,7 +53,8 @@ def make_init(task: str, method: str) -> lj.InitTransform:
     if method == "Xavier":
         return lj.reinitialize(jax.nn.initializers.glorot_normal())
     kaiming = lj.reinitialize(jax.nn.initializers.he_normal())
-    return kaiming if method == "Kaiming" else lj.chain(kaiming, LOSSES[task][1])
+    heads = {"zero head": _zero_head(task), "Lagrangian": LOSSES[task][1]}
+    return lj.chain(kaiming, heads[method]) if method in heads else kaiming
 
 
 class MLP(nn.Module):
@@ -45,7 +69,7 @@ class MLP(nn.Module):
 
 
 def _train(config: Config, name: str, task: Task, method: str) -> lj.TrainResult:
-    """Trains all seeds in one call."""
+    """Trains all learning rates and seeds in one call, `[rate, seed]`."""
     module = MLP(config.hidden, task.outputs)
     model = lj.linen.as_model(module, task.train.inputs[:2])
     train = lj.make_train(
@@ -60,31 +84,34 @@ def _train(config: Config, name: str, task: Task, method: str) -> lj.TrainResult
         record_every=1,
     )
     keys = jax.random.split(jax.random.key(0), config.seeds)
-    return jax.jit(jax.vmap(lambda key: train(key, config.learning_rate)))(keys)
+    rates = jnp.asarray(config.learning_rates)
+    seeds = jax.vmap(train, (0, None))
+    # One rate after the other: the solve is traced once, and a member stays small.
+    return jax.jit(lambda: jax.lax.map(lambda rate: seeds(keys, rate), rates))()
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
     """Runs what the folder does not hold yet; the data need no download."""
     del data_dir
     folder = record.open_run(folder, config)
-    finished = {row["name"] for row in record.read_rows(folder)}
-    for name in config.tasks:
-        task = load_task(name)
-        for method in METHODS:
-            row = {"name": f"{name}/{method}", "task": name, "method": method}
-            if row["name"] in finished:
-                continue
-            result = _train(config, name, task, method)
-            lj.check(result.info)
-            curves = {
-                f"{row['name']}/train": result.train_loss,
-                f"{row['name']}/validation": result.validation_loss,
-            }
-            record.save_arrays(folder, **curves)
-            record.append_row(folder, row | {"target": task.target})
-            losses = np.mean(np.asarray(result.validation_loss), axis=0)
-            print(
-                f"{row['name']:22} {config.seeds} seeds: validation loss "
-                f"{losses[0]:7.3f} -> {losses[-1]:.3f}",
-                flush=True,
-            )
+    tasks = {name: load_task(name) for name in config.tasks}
+
+    def run_row(row: dict[str, Any]) -> dict[str, Any]:
+        result = _train(config, row["task"], tasks[row["task"]], row["method"])
+        lj.check(result.info)
+        curves = {"train": result.train_loss, "validation": result.validation_loss}
+        record.save_arrays(
+            folder, **{f"{row['name']}/{k}": v for k, v in curves.items()}
+        )
+        best = np.asarray(result.validation_loss).min(-1).mean(-1).min()
+        return {"target": tasks[row["task"]].target, "best_validation": float(best)}
+
+    def summarize(row: Mapping[str, Any]) -> str:
+        return f"best validation loss {row['best_validation']:.3f}"
+
+    rows = [
+        {"name": f"{name}/{method}", "task": name, "method": method}
+        for name in config.tasks
+        for method in METHODS
+    ]
+    record.run_rows(folder, rows, run_row, summarize)

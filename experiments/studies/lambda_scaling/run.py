@@ -1,10 +1,11 @@
 """Runs the study of the best strength; every finished seed of a case is a row."""
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from experiments.common import record
-from experiments.studies.lambda_scaling.cases import make_cases
+from experiments.studies.lambda_scaling.cases import Case, make_cases
 from experiments.studies.lambda_scaling.config import Config
 from experiments.studies.lambda_scaling.fixed_layer import run_fixed, run_linear
 from experiments.studies.lambda_scaling.networks import train
@@ -12,29 +13,35 @@ from experiments.studies.lambda_scaling.networks import train
 __all__ = ["run"]
 
 
-def _is_finished(folder: Path, name: str) -> bool:
-    return name in {row["name"] for row in record.read_rows(folder)}
+Row = dict[str, Any]
 
 
-def _run_fixed(config: Config, folder: Path) -> None:
-    """Solves the heads on fixed layers, and linear networks: a row each."""
+def _rows(config: Config) -> Iterator[Row]:
+    """Yields fixed layers and linear networks, then every seed of every case."""
+    if "fixed" in config.parts:
+        yield from ({"name": name, "part": "fixed"} for name in ("fixed", "linear"))
+    for case in make_cases(config):
+        for seed in range(case.seeds):
+            name = f"{case.name}/{seed}"
+            yield {"name": name, "case": case.name, "part": case.part, "seed": seed}
+
+
+def _run_fixed(config: Config, folder: Path, name: str) -> Row:
+    """Solves the heads on fixed layers, or linear networks."""
     reading = config.converged_networks[0]
     common = (config.fixed_sizes, config.num_validation, config.fixed_seeds)
-    divisor = float(reading.split("/")[1])
-    jobs = {
-        "fixed": lambda: run_fixed(reading, *common),
-        "linear": lambda: {"linear": run_linear(divisor, *common)},
-    }
-    for name, job in jobs.items():
-        if _is_finished(folder, name):
-            continue
-        cpu = time.process_time()
-        found = {f"fixed/{key}": value for key, value in job().items()}
-        cpu = round(time.process_time() - cpu, 1)
-        record.save_arrays(folder, **found)
-        row = {"name": name, "part": "fixed", "cpu_seconds": cpu}
-        record.append_row(folder, row)
-        print(f"{name}: {cpu:.0f} s", flush=True)
+    if name == "fixed":
+        found = run_fixed(reading, *common)
+    else:
+        found = {"linear": run_linear(float(reading.split("/")[1]), *common)}
+    record.save_arrays(folder, **{f"fixed/{key}": x for key, x in found.items()})
+    return {}
+
+
+def _run_case(case: Case, folder: Path, row: Row) -> Row:
+    losses = train(case.network, case.schedule, case.strengths, case.sizes, row["seed"])
+    record.save_arrays(folder, **{row["name"]: losses})
+    return {}
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
@@ -49,19 +56,12 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
       ValueError: a part is unknown, or the folder holds another configuration.
     """
     del data_dir
-    cases = make_cases(config)
+    cases = {case.name: case for case in make_cases(config)}
     folder = record.open_run(folder, config)
-    rows = [(case, seed) for case in cases for seed in range(case.seeds)]
-    if "fixed" in config.parts:
-        _run_fixed(config, folder)
-    for done, (case, seed) in enumerate(rows, 1):
-        name = f"{case.name}/{seed}"
-        if _is_finished(folder, name):
-            continue
-        cpu = time.process_time()
-        losses = train(case.network, case.schedule, case.strengths, case.sizes, seed)
-        cpu = round(time.process_time() - cpu, 1)
-        record.save_arrays(folder, **{name: losses})
-        row = {"name": name, "case": case.name, "part": case.part, "seed": seed}
-        record.append_row(folder, row | {"cpu_seconds": cpu})
-        print(f"{done}/{len(rows)} {name}: {cpu:.0f} s", flush=True)
+
+    def run_row(row: Row) -> Row:
+        if row["part"] == "fixed":
+            return _run_fixed(config, folder, row["name"])
+        return _run_case(cases[row["case"]], folder, row)
+
+    record.run_rows(folder, _rows(config), run_row, lambda row: row["part"])

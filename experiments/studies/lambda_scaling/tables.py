@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.tables import markdown
 from experiments.studies.lambda_scaling.fixed_layer import (
     LOGISTIC_STRENGTHS,
     RIDGE_STRENGTHS,
@@ -33,9 +34,7 @@ Record = dict[str, np.ndarray]
 
 
 def _markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"### {title}", "", "| " + " | ".join(header) + " |"]
-    lines.append("| --- " + "| ---: " * (len(header) - 1) + "|")
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return f"### {title}\n\n{markdown(header, [*rows])}"
 
 
 def _slope(law: Law) -> str:

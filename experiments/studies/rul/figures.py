@@ -52,14 +52,7 @@ def draw_curves(results: Results) -> Figure:
         ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))
         plotting.plain_log_ticks(ax, (12, 15, 20, 30, 50, 100))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
-    found = dict(
-        pair
-        for ax in axes.flat
-        for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True)
-    )
-    figure.legend(
-        found.values(), found, loc="outside lower center", ncols=4, frameon=False
-    )
+    plotting.legend_below(figure, columns=4)
     return figure
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.common import record
-from experiments.common.tables import interval
+from experiments.common.curves import epochs_to
+from experiments.common.tables import interval, markdown
 from experiments.studies.rul.methods import LABELS, METHODS
-from experiments.studies.rul.metrics import epochs_to
 
 __all__ = ["REFERENCE", "Result", "make_table", "read_results"]
 
@@ -166,12 +166,11 @@ def make_table(results: Results) -> str:
     for scale in scales:
         header = _header(scales)
         title = "Raw targets" if scale == 1 else f"Targets divided by {scale:g}"
-        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |"]
-        lines.append("| --- " + "| ---: " * (len(header) - 1) + "|")
+        lines = []
         for method, twins in _originals(results, scale).items():
             names = "; the same head: " + ", ".join(LABELS[x] for x in twins)
             label = LABELS[method] + (names if twins else "")
             cells = [label, *_cells(results, results[method, scale], scales)]
-            lines.append("| " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
+            lines.append(cells)
+        blocks.append(f"**{title}**\n\n{markdown(header, lines)}")
     return "\n\n".join(blocks) + "\n"

@@ -15,6 +15,7 @@ import optax
 import lagrange_jax as lj
 from experiments.backbones import RulCNN
 from experiments.common import record
+from experiments.common.curves import shuffled_batches
 from experiments.studies.rul.config import Config
 from experiments.studies.rul.landscape import measure_landscape
 from experiments.studies.rul.methods import BASELINES, METHODS
@@ -23,7 +24,6 @@ from experiments.studies.rul.training import (
     Curve,
     make_fit,
     make_predict,
-    shuffled_batches,
 )
 from lagrange_jax.datasets import Dataset, load_cmapss
 from lagrange_jax.datasets.cmapss import USUAL_SENSORS
@@ -173,25 +173,22 @@ def _find_twin(folder: Path, row: dict[str, Any], head: np.ndarray) -> str | Non
 
 
 def _run_row(config: Config, problem: Problem, folder: Path, row: dict[str, Any]):
-    """Trains one method and records it, or refers to a row that began alike."""
+    """Trains one method, or refers to a row that began alike."""
     begin = time.perf_counter()
     variables, info = _initialize(problem, row["method"], row["seed"], row["scale"])
     params = jax.block_until_ready(variables["params"])
-    row |= _solution(info) | {"seconds_init": time.perf_counter() - begin}
+    row = row | _solution(info) | {"seconds_init": time.perf_counter() - begin}
     row["norm_sq"] = float(jnp.sum(params["head"]["kernel"] ** 2))
     row["same_as"] = "multiplier" in row and _find_twin(folder, row, _head(params))
-    if not row["same_as"]:
-        params, curve = _train(config, problem, params, row["seed"], row["scale"])
-        row |= _test_results(problem, params, row["scale"])
-        record.save_arrays(
-            folder,
-            **{
-                f"{row['name']}/{field}": array.astype(np.float32)
-                for field, array in curve._asdict().items()
-            },
-        )
-    row["seconds"] = time.perf_counter() - begin
-    record.append_row(folder, row)
+    if row["same_as"]:
+        return row
+    params, curve = _train(config, problem, params, row["seed"], row["scale"])
+    arrays = {
+        f"{row['name']}/{field}": array.astype(np.float32)
+        for field, array in curve._asdict().items()
+    }
+    record.save_arrays(folder, **arrays)
+    return row | _test_results(problem, params, row["scale"])
 
 
 def _record_landscape(problem: Problem, folder: Path, seed: int) -> None:
@@ -203,15 +200,13 @@ def _record_landscape(problem: Problem, folder: Path, seed: int) -> None:
     record.save_arrays(folder, **{f"landscape/{k}": v for k, v in arrays.items()})
 
 
-def _unfinished(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows to run: all seeds of one method before the next method."""
-    finished = {row["name"] for row in record.read_rows(folder)}
+def _rows(config: Config) -> Iterator[dict[str, Any]]:
+    """Yields the rows: all seeds of one method before the next method."""
     for method, seed, scale in itertools.product(
         config.methods, config.seeds, config.target_scales
     ):
         name = row_name(method, scale, seed)
-        if name not in finished:
-            yield {"name": name, "method": method, "scale": scale, "seed": seed}
+        yield {"name": name, "method": method, "scale": scale, "seed": seed}
 
 
 def _check_methods(config: Config) -> None:
@@ -237,15 +232,13 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
     _check_methods(config)
     folder = record.open_run(folder, config)
     load = functools.cache(functools.partial(_load, config, data_dir=data_dir))
-    for row in _unfinished(config, folder):
-        _run_row(config, load(row["seed"]), folder, row)
-        print(_progress(config, folder, row), flush=True)
+    record.run_rows(
+        folder,
+        _rows(config),
+        lambda row: _run_row(config, load(row["seed"]), folder, row),
+        lambda row: (
+            f"as {row['same_as']}" if row["same_as"] else f"{row['test_rmse']:.2f}"
+        ),
+    )
     if "landscape/norm_sq" not in record.read_arrays(folder):
         _record_landscape(load(config.seeds[0]), folder, config.seeds[0])
-
-
-def _progress(config: Config, folder: Path, row: dict[str, Any]) -> str:
-    done = len(record.read_rows(folder))
-    total = len(config.seeds) * len(config.target_scales) * len(config.methods)
-    what = f"as {row['same_as']}" if row["same_as"] else f"{row['test_rmse']:.2f}"
-    return f"{done}/{total} {row['name']}: {what} ({row['seconds']:.0f} s)"

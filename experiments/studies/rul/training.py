@@ -1,4 +1,8 @@
-"""Adam on mean squared error, with work cut to the size of a core's cache."""
+"""Adam on mean squared error, with work cut to the size of a core's cache.
+
+Not `lj.make_train`, which takes a batch whole: here its gradient is added up over
+slices whose activations stay in the cache.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lagrange_jax import Model
 
-__all__ = ["Curve", "make_fit", "make_predict", "map_slices", "shuffled_batches"]
+__all__ = ["Curve", "make_fit", "make_predict", "map_slices"]
 
 SLICE = 32
 """Windows worked on at a time: their activations stay in a cache of 1 or 2 MiB."""
@@ -32,16 +36,6 @@ class Curve(NamedTuple):
     validation: np.ndarray
     train: np.ndarray
     head: np.ndarray
-
-
-def shuffled_batches(
-    seed: int, n: int, batch_size: int, num_batches: int
-) -> Int[np.ndarray, "num_batches batch_size"]:
-    """Returns indices: permutations of `n` examples in a row, cut in batches."""
-    random = np.random.default_rng(seed)
-    needed = num_batches * batch_size
-    passes = [random.permutation(n) for _ in range(-(-needed // n))]
-    return np.concatenate(passes)[:needed].reshape(num_batches, batch_size)
 
 
 def map_slices(

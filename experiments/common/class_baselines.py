@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.studies.cifar100.problem import Split
+from experiments.backbones.problem import Split
 
 __all__ = ["class_means", "fit_logistic_regression", "imprinted"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from experiments.studies.cifar100.problem import Split
+from experiments.backbones.problem import Split
 
 __all__ = ["Score", "score", "temperature"]
 

@@ -1,4 +1,4 @@
-"""The heads that the study compares, by name, none of them trained by steps."""
+"""Heads of classes by name, none of them trained by steps; what the studies compare."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -55,19 +55,12 @@ MEANS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _both_relations(name: str, constraint: Callable[..., Any], **options):
-    return {
-        f"{name}_{relation}": constraint(relation=relation, **options)
-        for relation in ("equality", "at_most")
-    }
-
-
 PROPAGATION = {
-    **_both_relations("forward", variance_scaling),
-    **_both_relations("backward", variance_scaling, mode="fan_out"),
-    **_both_relations("glorot", variance_scaling, mode="fan_avg"),
-    **_both_relations("kaiming_norm", variance_scaling, scale=2.0),
-    **_both_relations("exact_forward", variance_scaling, metric="output_variance"),
+    **both_relations("forward", variance_scaling),
+    **both_relations("backward", variance_scaling, mode="fan_out"),
+    **both_relations("glorot", variance_scaling, mode="fan_avg"),
+    **both_relations("kaiming_norm", variance_scaling, scale=2.0),
+    **both_relations("exact_forward", variance_scaling, metric="output_variance"),
 }
 """Constraints of a fixed size, which the scale of the targets matters to."""
 
@@ -142,11 +135,7 @@ def require_heads(names: Sequence[str]) -> None:
 def label_of(name: str) -> str:
     """Returns what tables and figures call a head: "=" on the sphere, "≤" inside."""
     constraint, slash, coding = name.partition("/")
-    sign = ""
-    for suffix, relation in (("_equality", " ="), ("_at_most", " ≤")):
-        if constraint.endswith(suffix):
-            constraint, sign = constraint.removesuffix(suffix), relation
-    label = _LABELS[constraint] + sign
+    label = relation_label(constraint, _LABELS)
     return f"least squares, {label}, {_LABELS[coding]}" if slash else label
 
 

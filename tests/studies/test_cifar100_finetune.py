@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.common import record
-from experiments.studies.cifar100 import finetune, finetune_results, finetune_training
-from experiments.studies.cifar100.finetune import Finetuning
+from experiments.studies.cifar100_finetune import figures, run, training
+from experiments.studies.cifar100_finetune.config import Config
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("finetune")
     # Optax's Adam relies on JAX's usual promotion.
     with jax.numpy_dtype_promotion("standard"):
-        finetune.run(Finetuning.smoke(), path)
+        run.run(Config.smoke(), path)
     return path
 
 
@@ -30,9 +30,7 @@ def test_rows_and_curves(folder):
     assert kaiming["initial_test_accuracy"] < 0.8
     assert solved["initial_test_accuracy"] == 1.0
     for row in rows:
-        curve = {
-            k: arrays[f"{row['name']}/{k}"] for k in finetune_training.Curve._fields
-        }
+        curve = {k: arrays[f"{row['name']}/{k}"] for k in training.Curve._fields}
         np.testing.assert_allclose(curve["epochs"], [0, 1, 2])
         assert np.isnan(curve["train_loss"][0])
         assert np.isfinite(curve["train_loss"][1:]).all()
@@ -43,20 +41,20 @@ def test_rows_and_curves(folder):
 
 def test_finished_run_is_not_repeated(folder):
     before = (folder / "rows.jsonl").read_bytes()
-    finetune.run(Finetuning.smoke(), folder)
+    run.run(Config.smoke(), folder)
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
 def test_other_settings_are_refused(folder):
-    config = dataclasses.replace(Finetuning.smoke(), epochs=3)
+    config = dataclasses.replace(Config.smoke(), epochs=3)
     with pytest.raises(ValueError, match="epochs was 2 and is 3"):
-        finetune.run(config, folder)
+        run.run(config, folder)
     with pytest.raises(ValueError, match="unknown heads nothing; there are kaiming"):
-        finetune.run(dataclasses.replace(config, heads=("nothing",)), folder)
+        run.run(dataclasses.replace(config, heads=("nothing",)), folder)
 
 
 def test_table_compares_with_the_baseline_of_the_same_seed(folder):
-    table = finetune_results.draw(folder)
+    table = figures.draw(folder)
     assert (folder / "table.md").read_text() == table
     assert (folder / "curves.png").stat().st_size > 10_000
     header, _, *lines = table.splitlines()
@@ -73,24 +71,22 @@ def test_table_compares_with_the_baseline_of_the_same_seed(folder):
 
 
 def test_images_are_balanced_and_apart():
-    task, config = finetune._load("random", None), Finetuning.smoke()
-    train, validation = finetune._draw_images(task, config, 0)
+    task, config = run._load("random", None), Config.smoke()
+    train, validation = run._draw_images(task, config, 0)
     assert np.bincount(train.labels).tolist() == [8] * 4
     assert np.bincount(validation.labels).tolist() == [4] * 4
     seen = {image.tobytes() for image in train.images}
     assert len(seen) == 32
     assert not any(image.tobytes() in seen for image in validation.images)
-    again, _ = finetune._draw_images(task, config, 0)
+    again, _ = run._draw_images(task, config, 0)
     np.testing.assert_array_equal(again.images, train.images)
-    other, _ = finetune._draw_images(task, config, 1)
+    other, _ = run._draw_images(task, config, 1)
     assert (other.images != train.images).any()
 
 
 def test_augmentation_flips_and_shifts(key):
     x = 1 + np.arange(16 * 12 * 12 * 3, dtype=np.float32).reshape(16, 12, 12, 3)
-    augmented = np.asarray(
-        jax.jit(finetune_training.augment_images)(key, jnp.asarray(x))
-    )
+    augmented = np.asarray(jax.jit(training.augment_images)(key, jnp.asarray(x)))
     found = []
     for image, result in zip(x, augmented, strict=True):
         for flip in (False, True):

@@ -1,4 +1,8 @@
-"""Adam on the cross-entropy of a whole residual network for small images."""
+"""Adam on the cross-entropy of a whole residual network for small images.
+
+Not `lj.make_train`, whose loop is compiled: XLA's gradients of convolutions are slow
+inside a loop of its own on a CPU (see `_make_step`).
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,8 +15,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from experiments.backbones import CifarResNet
 from experiments.backbones.preprocessing import standardize
-from experiments.studies.cifar100.metrics import Score, mean_loss
-from experiments.studies.rul.training import shuffled_batches
+from experiments.common.class_metrics import Score, mean_loss
+from experiments.common.curves import shuffled_batches
 
 __all__ = [
     "Curve",

@@ -12,16 +12,13 @@ from sklearn.metrics import log_loss
 from sklearn.neighbors import NearestCentroid
 
 from experiments import launch
+from experiments.backbones import problem
+from experiments.backbones.problem import Split
+from experiments.common import class_baselines as baselines
+from experiments.common import class_heads as heads
+from experiments.common import class_metrics as metrics
 from experiments.common import record
-from experiments.studies.cifar100 import (
-    baselines,
-    figures,
-    heads,
-    metrics,
-    problem,
-    results,
-)
-from experiments.studies.cifar100.problem import Split
+from experiments.studies.cifar100 import figures, results
 from experiments.studies.cifar100.training import train_heads
 
 

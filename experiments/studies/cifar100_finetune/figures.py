@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
+from experiments.common.class_heads import HEADS, RANDOM, label_of
+from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
-from experiments.studies.cifar100.heads import HEADS, RANDOM, label_of
-from experiments.studies.rul.metrics import epochs_to
 from lagrange_jax.plots import plot_band
 
 __all__ = ["Run", "best_runs", "draw", "make_table"]
@@ -145,8 +145,7 @@ def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
             epochs = some[0].epochs[first:]
             plot_band(ax, epochs, curves, label=label_of(head), **style)
         ax.set(xlabel="epochs of fine-tuning", ylabel=label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    plotting.legend_below(figure, columns=3)
     return figure
 
 
