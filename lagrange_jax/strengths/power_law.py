@@ -23,7 +23,6 @@ from jax.core import Tracer
 from jax.scipy.special import log_ndtr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
-from scipy import special
 
 from lagrange_jax._checks import require_kind, require_real
 from lagrange_jax.strengths.best import BestStrength
@@ -291,5 +290,7 @@ def _half_width(lines, confidence_level):
     if num_seeds < 2:
         return jnp.full(lines.shape[1:], jnp.nan, lines.dtype)
     variance = (num_seeds - 1) * lines.var(0)
+    from scipy import special  # here, since it takes a third of a second
+
     quantile = special.stdtrit(num_seeds - 1, (1 + confidence_level) / 2)
     return float(quantile) * jnp.sqrt(variance)
