@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import lagrange_jax as lj
-from experiments.studies.cifar100.baselines import class_means, imprinted
-from experiments.studies.cifar100.metrics import temperature
-from experiments.studies.cifar100.problem import Split
+from experiments.backbones.problem import Split
+from experiments.common.class_baselines import class_means, imprinted
+from experiments.common.class_metrics import temperature
+from experiments.common.methods import both_relations, relation_label
 from lagrange_jax.constraints import Problem, choose_norm, variance_scaling
 
 __all__ = [
