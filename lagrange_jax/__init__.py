@@ -38,7 +38,6 @@ from lagrange_jax.strengths import (
     fit_power_law,
 )
 from lagrange_jax.training import (
-    Grid,
     GridResult,
     TrainResult,
     make_train,
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Constraint",
-    "Grid",
     "GridResult",
     "HeadSolution",
     "InitTransform",

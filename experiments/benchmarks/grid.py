@@ -1,4 +1,4 @@
-"""The grid of small networks: `run_mlp_grid` against the ways others train it.
+"""The grid of small networks: `run_grid` against the ways others train it.
 
     python -m experiments.benchmarks.grid [--smoke] [--out FILE]
 
@@ -38,7 +38,7 @@ from experiments.benchmarks.grid_ways import (
 )
 from experiments.common.environment import environment
 
-# At least how many times faster `run_mlp_grid` must be.
+# At least how many times faster `run_grid` must be.
 DEMANDS = {
     "torch_loop": 20.0,
     "sklearn_loop": 9.0,
@@ -96,7 +96,7 @@ def measure(config: Config) -> list[dict[str, Any]]:
     problem, results = make_problem(config), []
     ours = tiled_grid(problem)
     first_call = seconds(lambda: results.append(ours.run()))
-    ways = {"run_mlp_grid": ours}
+    ways = {"run_grid": ours}
     for name, make in PEERS.items():
         try:
             ways[name] = make(problem, results[0].values.info)
@@ -115,7 +115,7 @@ def measure(config: Config) -> list[dict[str, Any]]:
         {
             "way": name,
             "seconds": medians[name],
-            "times_ours": medians[name] / medians["run_mlp_grid"],
+            "times_ours": medians[name] / medians["run_grid"],
             "demanded": DEMANDS.get(name),
             "rounds": times[name],
             "models_a_size": way.models,
@@ -125,9 +125,9 @@ def measure(config: Config) -> list[dict[str, Any]]:
     ]
     flop = 690 * models * config.num_epochs * sum(config.sizes)
     rows[0] |= {
-        "compile_seconds": first_call - medians["run_mlp_grid"],
+        "compile_seconds": first_call - medians["run_grid"],
         "max_weight_difference": max_difference(results[0], problem),
-        "share_of_gemm_rate": flop / medians["run_mlp_grid"] / gemm_rate(),
+        "share_of_gemm_rate": flop / medians["run_grid"] / gemm_rate(),
     }
     return rows
 

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from lagrange_jax.training.grid import Grid, make_mesh
-from lagrange_jax.training.mlp_objective import make_mlp_train, run_mlp_grid
+from lagrange_jax.training.grid import grid_mesh, run_grid
+from lagrange_jax.training.mlp_objective import mlp_objective
+from lagrange_jax.training.train import make_train
 from lagrange_jax.types import Batch, Model
 
 __all__ = [
@@ -118,20 +119,24 @@ def tiled_grid(problem: Problem):
     def optimizer(strength):
         return optax.chain(optax.add_decayed_weights(strength), optax.sgd(RATE))
 
-    train = make_mlp_train(
-        make_model(),
-        optax.losses.sigmoid_binary_cross_entropy,
+    model, loss = make_model(), optax.losses.sigmoid_binary_cross_entropy
+    train = make_train(
+        model,
+        loss,
         optimizer,
         keep_start,
         Batch(jnp.asarray(problem.inputs), jnp.asarray(problem.targets)),
-        activation=jnp.tanh,
+        objective=mlp_objective(model, loss, jnp.tanh),
         num_epochs=config.num_epochs,
     )
-    keys = jax.random.split(jax.random.key(0), config.num_seeds)
-    grid = Grid(problem.strengths, list(config.sizes), keys)
-    mesh = make_mesh(jax.devices()[:1])
+    axes = {
+        "strength": problem.strengths,
+        "num_examples": list(config.sizes),
+        "key": jax.random.split(jax.random.key(0), config.num_seeds),
+    }
+    options = dict(vmap_axes=("strength",), mesh=grid_mesh(jax.devices()[:1]))
     models = config.num_strengths * config.num_seeds
-    return Way(lambda: run_mlp_grid(train, grid, mesh=mesh), models, config.num_epochs)
+    return Way(lambda: run_grid(train, axes, **options), models, config.num_epochs)
 
 
 def descend(params, inputs, targets, weights, strength, num_epochs):

@@ -66,19 +66,18 @@ def print_moments(mesh: jax.sharding.Mesh) -> None:
 def print_grid() -> None:
     """Prints what a compiled grid moves: nothing."""
     from lagrange_jax.training import _plan as grid_plan
-    from lagrange_jax.training.grid import Grid, make_mesh
+    from lagrange_jax.training.grid import grid_mesh
 
     def train(key, strength, num_examples):
         x = jax.random.normal(key, (64, 64)) + num_examples.astype(jnp.float32)
         return jnp.linalg.eigvalsh(x @ x.T + strength * jnp.eye(64))
 
-    grid = Grid(jnp.ones(3), jnp.arange(4), jax.random.split(jax.random.key(0), 5))
-    plan = grid_plan.plan_grid(train, grid.axes, make_mesh())
-    index = jax.ShapeDtypeStruct(
-        (64,), jnp.int32, sharding=NamedSharding(plan.mesh, P(grid_plan.AXIS))
-    )
-    arguments = plan.train, plan.outer, plan.inner, plan.mesh, plan.placed, index
-    program = grid_plan._call.lower(*arguments).compile()
+    axes = {
+        "strength": jnp.ones(3),
+        "num_examples": jnp.arange(4),
+        "key": jax.random.split(jax.random.key(0), 5),
+    }
+    program = grid_plan.compile_part(grid_plan.plan_grid(train, axes, grid_mesh()), 8)
     moved = dict(collective_bytes(str(program.as_text())))
     print(f"grid: {sum(moved.values())} bytes in collectives")
 

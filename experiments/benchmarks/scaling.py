@@ -136,7 +136,8 @@ def grid_of(num_strengths, num_seeds=4):
     )
     strengths = np.geomspace(1e-4, 1e-1, num_strengths).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), num_seeds)
-    return lambda: jax.block_until_ready(lj.run_grid(train, lj.Grid(strengths, [256], keys)).values)  # fmt: skip  # noqa: E501
+    axes = {"strength": strengths, "num_examples": [256], "key": keys}
+    return lambda: lj.run_grid(train, axes).values
 
 
 def grids(rounds, sizes):

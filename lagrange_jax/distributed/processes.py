@@ -9,11 +9,21 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["PROCESS", "from_all", "from_first", "process_mesh", "stack_processes"]
+__all__ = [
+    "PROCESS",
+    "data_to_keys",
+    "from_all",
+    "from_first",
+    "is_key",
+    "keys_to_data",
+    "process_mesh",
+    "stack_processes",
+]
 
 PROCESS = "process"
 
@@ -42,6 +52,28 @@ def from_first(tree: Any) -> Any:
     if jax.process_index():
         tree = jax.tree.map(np.zeros_like, tree)
     return _everywhere(_sum, tree)
+
+
+def is_key(x: Any) -> bool:
+    """Whether this is an array, or the shape and dtype, of typed PRNG keys."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def keys_to_data(tree: Any) -> Any:
+    """Returns a pytree with typed keys, such as a network's state, as numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def data_to_keys(tree: Any, like: Any) -> Any:
+    """Returns numbers as the typed keys that they were, as NumPy arrays otherwise."""
+
+    def wrap(x, like):
+        if not is_key(like):
+            return np.asarray(x)
+        impl = jax.random.key_impl(jnp.empty((), like.dtype))
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=impl)
+
+    return jax.tree.map(wrap, tree, like)
 
 
 def _everywhere(function, tree):

@@ -1,15 +1,20 @@
 """A whole grid of training runs in one call.
 
-`run_grid` flattens the axes of a `Grid`, maps one pure function over the flat index
-and compiles it once. Several devices, of one host or of many, each take a share of the
-index and never speak to each other; chunks bound the memory and report progress.
+`run_grid` flattens the axes of a grid, maps one pure function over the flat index and
+compiles it once. Several devices, of one host or of many, each take a share of the
+index and never speak to each other; chunks bound the memory, report progress and, with
+a folder, survive a stop.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from lagrange_jax._checks import (
@@ -17,45 +22,24 @@ from lagrange_jax._checks import (
     require_count,
     require_kind,
     require_numbers,
-    require_shapes,
 )
+from lagrange_jax._progress import announce
+from lagrange_jax.training._memory import choose_size
 from lagrange_jax.training._plan import (
     AXIS,
     GridPlan,
-    bytes_per_device,
     check_names,
+    concatenate,
     merge_parts,
     plan_grid,
     run_part,
 )
+from lagrange_jax.training._resume import identify, run_resumable
+from lagrange_jax.training._status import warn_unsolved
 
-__all__ = ["Grid", "GridResult", "chunk_size_for", "make_mesh", "plan_of", "run_grid"]
+__all__ = ["GridResult", "grid_mesh", "run_grid"]
 
-
-class Grid(NamedTuple):
-    """The axes of a grid, each an array or a pytree with that leading axis.
-
-    Attributes:
-      strengths: regularisation strengths, argument `strength`.
-      sizes: numbers of examples, argument `num_examples`.
-      keys: one key a seed, argument `key`.
-      extra: further axes by the name of the argument that takes them.
-    """
-
-    strengths: Any
-    sizes: Any
-    keys: Any
-    extra: Mapping[str, Any] = {}
-
-    @property
-    def axes(self) -> dict[str, Any]:
-        """The axes in order, by the name of the argument that each becomes."""
-        named = {
-            "strength": self.strengths,
-            "num_examples": self.sizes,
-            "key": self.keys,
-        }
-        return {name: _as_axis(name, x) for name, x in {**named, **self.extra}.items()}
+SIZES = "num_examples"
 
 
 class GridResult(NamedTuple):
@@ -78,7 +62,7 @@ class GridResult(NamedTuple):
         return GridResult(axes, jax.tree.map(lambda x: x[where], self.values))
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+def grid_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh of one axis, `"grid"`.
 
     Args:
@@ -94,115 +78,112 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 def run_grid(
     train: Callable[..., Any],
-    grid: Grid,
+    axes: Mapping[str, Any],
     *,
-    together: Sequence[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    vmap_axes: Sequence[str] | None = None,
+    group_sizes: bool = False,
     mesh: Mesh | None = None,
     chunk_size: int | None = None,
+    memory_limit: float | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> GridResult:
-    """Calls `train` for every combination of the grid's values, compiled once.
+    r"""Calls `train` for every combination of the axes' values, compiled once.
+
+    Arrays that `train` closes over, such as its data, are arguments of the compiled
+    program: one that differs in their values alone is not compiled again.
+
+    Numbers: the same devices and the same `chunk_size` give the same bits, also after
+    a stop. Other devices or chunks are other programs, whose sums may be ordered
+    otherwise: each operation then agrees to a few $\epsilon$ of its dtype, and a
+    training of T steps amplifies that as it amplifies any change of its start.
+
+    Where heads were solved for and some have another status than `SUCCESS`, a line in
+    the log counts them; `summarize(result)` tells more.
 
     Args:
       train: a pure function of keyword arguments named as the axes, such as
-        `make_train` returns.
-      grid: the axes.
-      together: names of the axes that are vectorised. None means all of them, what
+        `make_train` returns, or one that calls it.
+      axes: by the name of the argument, its values: an array, or a pytree with that
+        leading axis. For `make_train` these are `strength`, `num_examples`, `key`.
+      folder: where every chunk is saved as soon as it is finished. The same call goes
+        on from there after a stop, on any devices; a chunk that was damaged on disk,
+        which a digest tells, is computed again. With several processes the first alone
+        reads and writes it.
+      configuration: what the results in the folder belong to beside the axes, as
+        JSON, such as `{"network": "mlp", "learning_rate": 0.1}`: whatever decides
+        the results belongs here. None takes the program itself with all arrays in it,
+        which changes with the version of JAX and cannot see Python callbacks.
+      vmap_axes: names of the axes that are vectorised. None means all of them, what
         an accelerator wants. The combinations of the other axes then run one after
         another on each device, so that a loop may be as long as each needs.
-      mesh: devices that share the work; `make_mesh` of all devices by default.
-      chunk_size: combinations a call works on, None means all: of the axes that are
-        not in `together`, or of all axes where `together` is None. A chunk that the
-        devices do not divide is padded. All chunks run the same compiled program,
-        and results do not depend on the size.
-      progress: `progress(done, total)` is called after every chunk.
+      group_sizes: whether the values of `num_examples` from one power of two to the
+        next share a program that holds no more examples than they use. Otherwise all
+        members do the work of the largest. It pays where training takes longer than
+        compiling one program a power of two.
+      mesh: devices that share the work; `grid_mesh()` of all devices by default.
+      chunk_size: combinations a call works on, of the axes that are not in
+        `vmap_axes`, or of all where that is None. None means all, or a tenth with a
+        `folder` or `progress`. A chunk that the devices do not divide is padded. All
+        chunks run the same compiled program.
+      memory_limit: bytes that the program may take on each device, by its compiler;
+        chunks are made as small as it takes. None means what the device says to have
+        left, and no limit where it does not say, as on a CPU.
+      progress: `progress(done, total)` is called after every chunk. Without it, a
+        line in the log tells how far a long run is.
 
     Returns:
       The results, on the host of every process.
 
     Raises:
-      ValueError: if `together` names an axis that the grid does not have.
-    """
-    plan = plan_of(train, grid, mesh, together)
-    total, size = plan.total, plan.mesh.size
-    chunk_size = total if chunk_size is None else chunk_size
-    require_count("chunk_size", chunk_size)
-    chunk = -(-min(chunk_size, total) // size) * size
-    parts = []
-    for start in range(0, total, chunk):
-        stop = min(start + chunk, total)
-        parts.append(run_part(plan, start, stop, chunk))
-        if progress is not None:
-            progress(stop, total)
-    return GridResult(plan.axes, merge_parts(plan, parts))
-
-
-def chunk_size_for(
-    train: Callable[..., Any],
-    grid: Grid,
-    memory_limit: float,
-    *,
-    together: Sequence[str] | None = None,
-    mesh: Mesh | None = None,
-) -> int:
-    """Returns a `chunk_size` with which a grid stays within a memory limit.
-
-    The compiler is asked, not the device: the program is compiled for one combination
-    a device, for all of them and for the size in between that the limit suggests, and
-    nothing is run. What counts is the program's arguments, temporaries and results;
-    the results of earlier chunks lie on the host.
-
-    Args:
-      train: as for `run_grid`.
-      grid: the axes.
-      memory_limit: bytes that the program may take on each device.
-      together: as for `run_grid`.
-      mesh: as for `run_grid`.
-
-    Returns:
-      The size, a multiple of the number of devices, or the whole grid.
-
-    Raises:
-      ValueError: if one combination a device is too much already.
-    """
-    require_shapes({"memory_limit": ""}, {"memory_limit": memory_limit})
-    plan = plan_of(train, grid, mesh, together)
-    most = -(-plan.total // plan.mesh.size)
-    least_bytes, most_bytes = bytes_per_device(plan, 1), bytes_per_device(plan, most)
-    if not memory_limit >= least_bytes:  # NaN is not, either
-        raise ValueError(
-            f"expected a memory_limit of at least {least_bytes} bytes, what one "
-            f"combination a device takes; got {memory_limit}. Return less from the "
-            "function, or leave axes out of `together`."
-        )
-    if most_bytes <= memory_limit:
-        return plan.total
-    # Affine in the size, but for what the compiler rounds.
-    share = (memory_limit - least_bytes) / (most_bytes - least_bytes)
-    size = 1 + int(share * (most - 1))
-    while size > 1 and (found := bytes_per_device(plan, size)) > memory_limit:
-        size = max(1, min(size - 1, int(size * memory_limit / found)))
-    return size * plan.mesh.size
-
-
-def plan_of(
-    train: Callable[..., Any],
-    grid: Grid,
-    mesh: Mesh | None,
-    together: Sequence[str] | None,
-) -> GridPlan:
-    """Returns the plan of a grid on a mesh, or on all devices.
-
-    Raises:
+      ValueError: if `vmap_axes` names an axis that the grid does not have, sizes are
+        beyond the data, one combination takes more than `memory_limit`, or the folder
+        holds results of something else.
       TypeError: if an argument is of another kind.
-      ValueError: if `together` names an axis that the grid does not have.
+      OSError: if the folder cannot be written or is full, or another run is at work
+        in it. Finished chunks are safe.
     """
-    mesh = make_mesh() if mesh is None else mesh
+    arrays = _check(train, axes, vmap_axes, mesh, chunk_size)
+    mesh = grid_mesh() if mesh is None else mesh
+    groups = _groups(arrays) if group_sizes else {"": None}
+    plans = {
+        name: plan_grid(train, _part(arrays, rows), mesh, vmap_axes)
+        for name, rows in groups.items()
+    }
+    done, total = 0, sum(plan.total for plan in plans.values())
+    in_steps = folder is not None or progress is not None
+    values = []
+
+    def report(count: int) -> None:
+        if progress is not None:
+            progress(done + count, total)
+
+    for name, plan in plans.items():
+        with _announce_run(progress, plan):
+            size = choose_size(plan, chunk_size, memory_limit, in_steps)
+            if folder is None:
+                flat = _run_chunks(plan, size, report)
+            else:
+                identity = identify(plan, configuration)
+                flat = run_resumable(plan, size, Path(folder, name), identity, report)
+        values.append(merge_parts(plan, flat))
+        done += plan.total
+    result = GridResult(arrays, _join(values, groups, arrays))
+    warn_unsolved(result.values)
+    return result
+
+
+def _check(train, axes, vmap_axes, mesh, chunk_size) -> dict[str, Any]:
+    """Returns the axes as arrays; raises if an argument is of another kind."""
     require_callable("train", train)
-    require_kind("grid", grid, Grid)
-    require_kind("mesh", mesh, Mesh)
-    require_kind("together", () if together is None else together, Sequence)
-    return plan_grid(train, grid.axes, mesh, together)
+    require_kind("axes", axes, Mapping)
+    require_kind("vmap_axes", () if vmap_axes is None else vmap_axes, Sequence)
+    if mesh is not None:
+        require_kind("mesh", mesh, Mesh)
+    if chunk_size is not None:
+        require_count("chunk_size", chunk_size)
+    return {name: _as_axis(name, x) for name, x in axes.items()}
 
 
 def _as_axis(name, values):
@@ -216,3 +197,42 @@ def _as_axis(name, values):
             f"length of their leading axis, at least one; got {sorted(lengths)}."
         )
     return values
+
+
+def _run_chunks(plan: GridPlan, size: int, report: Callable[[int], Any]) -> list[Any]:
+    parts, step = [], size * plan.num_devices
+    for start in range(0, plan.total, step):
+        stop = min(start + step, plan.total)
+        parts.append(run_part(plan, start, stop, size))
+        report(stop)
+    return parts
+
+
+def _announce_run(progress, plan):
+    """Says in the log that a grid is being computed, unless somebody is told."""
+    if progress is not None or jax.process_index() > 0:
+        return contextlib.nullcontext()
+    return announce(lambda: f"running a grid of {plan.total} members", after=10.0)
+
+
+def _groups(axes) -> dict[str, np.ndarray]:
+    """Positions along `num_examples`, by the power of two that its values reach."""
+    check_names([SIZES], axes)
+    reached = np.ceil(np.log2(np.maximum(np.asarray(axes[SIZES]), 1))).astype(int)
+    return {
+        f"sizes-{2**power}": np.flatnonzero(reached == power)
+        for power in np.unique(reached)
+    }
+
+
+def _part(axes, rows):
+    return axes if rows is None else {**axes, SIZES: axes[SIZES][rows]}
+
+
+def _join(values, groups, axes):
+    """Returns the results of all groups as one, in the order of the axes."""
+    if len(values) == 1:
+        return values[0]
+    axis = list(axes).index(SIZES)
+    order = (slice(None),) * axis + (np.argsort(np.concatenate(list(groups.values()))),)
+    return jax.tree.map(lambda *x: concatenate(x, axis)[order], *values)

@@ -7,13 +7,13 @@ first layers form a single matrix product, the examples lie along the minor axis
 and they are taken in tiles that stay in the cache, as many as `num_examples` asks
 for and no more.
 
-Only the loss and its gradient are done differently. Initialisation, optimiser,
-schedule and records are those of `make_train`, with the same numbers.
+Only the loss and its gradient are done differently, by an objective for `make_train`.
+Initialisation, optimiser, schedule and records are its own, with the same numbers.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,10 @@ from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_callable, require_kind
 from lagrange_jax.models.params import get_layer, set_layer
-from lagrange_jax.training.grid import Grid, GridResult, run_grid
 from lagrange_jax.training.objective import LossFn, Objective, example_losses
-from lagrange_jax.training.train import Data, OptimizerFn, Train, make_train
-from lagrange_jax.types import Batch, InitTransform, Model
+from lagrange_jax.types import Batch, Model
 
-__all__ = ["make_mlp_objective", "make_mlp_train", "run_mlp_grid"]
+__all__ = ["mlp_objective"]
 
 # Examples in a tile. The hidden layers of 14 networks of 15 units are then about
 # 100 KiB and stay in the second-level cache. Tiles of 256 are 5 % faster where there
@@ -58,64 +56,15 @@ class _Merged(NamedTuple):
     bias_2: Float[Array, "s k"]
 
 
-def make_mlp_train(
-    model: Model,
-    loss_fn: LossFn,
-    optimizer_fn: OptimizerFn,
-    init: InitTransform | None,
-    dataset: Data,
-    *,
-    activation: Callable[[Array], Array],
-    **schedule: Any,
-) -> Train:
-    """`make_train` for networks of one hidden layer, to be run by `run_mlp_grid`.
-
-    Args:
-      model: a network `dense(activation(dense(inputs)))` with biases.
-      loss_fn: one loss an example, as for `make_train`.
-      optimizer_fn: any Optax transformation of a strength.
-      init: any initialisation, or None.
-      dataset: examples with inputs `[n, d]`, or a function of a key.
-      activation: the elementwise activation of the hidden layer.
-      **schedule: the keyword arguments of `make_train`.
-
-    Returns:
-      `train(key, strength, num_examples) -> TrainResult`. It may be vmapped over
-      whatever leaves the examples and their order alone, such as strengths and
-      initial scales. Sizes, and keys that decide the data or the mini-batches, take
-      turns in `run_mlp_grid` and raise a `ValueError` under `jax.vmap`.
-
-    Raises:
-      ValueError: if the network is not of this form.
-    """
-    objective = make_mlp_objective(model, loss_fn, activation)
-    return make_train(
-        model, loss_fn, optimizer_fn, init, dataset, objective=objective, **schedule
-    )
-
-
-def run_mlp_grid(train: Callable[..., Any], grid: Grid, **options: Any) -> GridResult:
-    """`run_grid` for what `make_mlp_train` returns: the strengths side by side.
-
-    Further axes that act on the weights alone may join the strengths through
-    `run_grid(..., together=("strength", "scale"))`.
-
-    Args:
-      train: the training function.
-      grid: the axes.
-      **options: `mesh`, `chunk_size` and `progress` of `run_grid`; a chunk counts
-        combinations of all axes but the strengths.
-
-    Returns:
-      The results as `run_grid` returns them, equal to its up to rounding.
-    """
-    return run_grid(train, grid, together=("strength",), **options)
-
-
-def make_mlp_objective(
+def mlp_objective(
     model: Model, loss_fn: LossFn, activation: Callable[[Array], Array]
 ) -> Objective:
     """Returns the mean loss of networks with one hidden layer, in tiles.
+
+    For `make_train(..., objective=...)`, whose training function `run_grid` then maps
+    with `vmap_axes=("strength",)`: all strengths of one size and seed side by side.
+    Further axes that act on the weights alone, such as an initial scale, may join them.
+    Sizes, and keys that decide the data or the mini-batches, take turns.
 
     Args:
       model: a network `dense(activation(dense(inputs)))` with biases.
@@ -123,10 +72,11 @@ def make_mlp_objective(
       activation: the elementwise activation of the hidden layer.
 
     Returns:
-      The objective, for `make_train`; see `make_mlp_train` on how it may be mapped.
+      The objective.
 
     Raises:
-      ValueError: if the network is not of this form.
+      ValueError: if the network is not of this form; later, under `jax.vmap`, if the
+        networks do not see the same examples.
     """
     require_kind("model", model, Model)
     require_callable("activation", activation)
@@ -159,8 +109,9 @@ def _make_value_and_grad(loss_fn, activation):
         if any(jax.tree.leaves(batch_batched)):
             raise ValueError(
                 "networks that are trained side by side must see the same examples; "
-                "got a vmapped batch. Use run_mlp_grid, or make_train for a plain "
-                "vmap over sizes and keys."
+                "got a vmapped batch. Use run_grid(..., vmap_axes=('strength',)), or "
+                "make_train without this objective for a plain vmap over sizes and "
+                "keys."
             )
         layers = jax.tree.map(
             lambda x, batched: (
@@ -193,11 +144,11 @@ def _family_value_and_grad(loss_fn, activation, layers: _Layers, batch: Batch):
         tile = _tile(loss_fn, activation, merged, Batch(inputs, targets, share))
         return jax.tree.map(jnp.add, totals, tile)
 
-    zeros = jnp.zeros_like(layers.bias_1[:, 0]), jax.tree.map(jnp.zeros_like, merged)
+    zeros = jnp.zeros(len(layers.bias_1)), jax.tree.map(jnp.zeros_like, merged)
     totals = lax.fori_loop(0, (last + size - 1) // size, add, zeros)
-    weight = weights.sum().astype(layers.bias_1.dtype)
+    weight = weights.sum().astype(float)
     scale = 1 / jnp.where(weight > 0, weight, 1)
-    loss, gradient = jax.tree.map(lambda x: scale * x, totals)
+    loss, gradient = jax.tree.map(lambda x: scale.astype(x.dtype) * x, totals)
     return loss, _split(gradient)
 
 
@@ -287,5 +238,5 @@ def _check_form(model, activation):
             name = getattr(activation, "__name__", activation)
             raise ValueError(
                 f"{expected} and the activation {name}; the given network returns "
-                "something else. Use make_train, which takes any network."
+                "something else. Leave objective=None: make_train takes any network."
             )

@@ -10,7 +10,14 @@ from jaxtyping import Array, Float
 from lagrange_jax.batches import as_batches
 from lagrange_jax.types import Batch, Key, Model, Variables
 
-__all__ = ["LossFn", "Objective", "example_losses", "make_objective", "mean_loss"]
+__all__ = [
+    "LossFn",
+    "Objective",
+    "example_losses",
+    "make_objective",
+    "mean_loss",
+    "replace_unweighted",
+]
 
 LossFn = Callable[[Any, Any], jax.Array]
 """`loss_fn(outputs, targets)`: one loss an example, as in `optax.losses`."""
@@ -30,13 +37,15 @@ class Objective(NamedTuple):
     gradient: Callable[[Variables, Batch, Key], tuple[jax.Array, Variables, Any]]
 
 
-def make_objective(model: Model, loss_fn: LossFn, block_size: int = 1024) -> Objective:
+def make_objective(
+    model: Model, loss_fn: LossFn, eval_batch_size: int = 1024
+) -> Objective:
     """Returns the mean loss of any network, differentiated automatically.
 
     Args:
       model: the network.
       loss_fn: one loss an example; see `example_losses`.
-      block_size: examples in one inference pass. It bounds the memory of a
+      eval_batch_size: examples in one inference pass. It bounds the memory of a
         measurement and does not change its result.
 
     Returns:
@@ -45,13 +54,12 @@ def make_objective(model: Model, loss_fn: LossFn, block_size: int = 1024) -> Obj
 
     def loss(variables, batch):
         def add(totals, block):
-            value, weight = _weighted_sum(
-                loss_fn, model.apply(variables, block.inputs), block
-            )
-            return totals[0] + value, totals[1] + weight
+            outputs = model.apply(variables, block.inputs)
+            found = _weighted_sum(loss_fn, outputs, block)
+            return jax.tree.map(jnp.add, totals, found)
 
         zeros = (jnp.zeros(()), jnp.zeros(()))
-        return _ratio(*as_batches(batch, block_size).fold(add, zeros))
+        return _ratio(*as_batches(batch, eval_batch_size).fold(add, zeros))
 
     def gradient(variables, batch, key):
         def objective(params):
@@ -73,30 +81,62 @@ def mean_loss(loss_fn: LossFn, outputs: Any, batch: Batch) -> Float[Array, ""]:
 
 
 def example_losses(loss_fn: LossFn, outputs: Any, targets: Any) -> Float[Array, " n"]:
-    """Returns one loss an example.
+    """Returns one loss an example, in JAX's default dtype: float32, or wider.
 
     Args:
       loss_fn: returns `[n]`, or `[n, ...]` which is summed over all axes but the
         first: several outputs add up, as in `||f(x) - t||^2`.
       outputs: what the network returned, leading axis n.
-      targets: leading axis n. Where the outputs are `[n, 1]`, targets may be `[n]`.
+      targets: leading axis n. Where one of the two is `[n]` and the other `[n, 1]`,
+        the loss is given both as `[n, 1]`.
 
     Returns:
       The losses.
 
     Raises:
-      ValueError: if the leading axis of the losses is not that of the targets.
+      ValueError: if `loss_fn` returns something else than a loss an example or a loss
+        an output, because it took the mean or outputs and targets were broadcast.
     """
-    if jnp.shape(outputs)[1:] == (1,) and jnp.ndim(targets) == 1:
-        targets = targets[:, None]
+    n = len(targets)
+    if {getattr(outputs, "shape", None), targets.shape} == {(n,), (n, 1)}:
+        outputs, targets = outputs.reshape(n, 1), targets.reshape(n, 1)
     losses = loss_fn(outputs, targets)
-    if losses.shape[:1] != targets.shape[:1]:
+    _check_losses(losses, outputs, targets)
+    # Half precision is for networks: a sum of a thousand losses would lose digits.
+    return losses.astype(float).reshape(len(losses), -1).sum(1)
+
+
+def _check_losses(losses, outputs, targets):
+    found, wanted = losses.shape, jnp.shape(targets)
+    if found[:1] != wanted[:1]:
         raise ValueError(
             f"loss_fn must return one loss an example, leading axis "
-            f"{targets.shape[0]}; got shape {losses.shape}. Leave the mean over the "
+            f"{wanted[0]}; got shape {found}. Leave the mean over the "
             "examples to the library: it knows which of them count."
         )
-    return losses.reshape(len(losses), -1).sum(1)
+    # Losses an output are those of targets as many; losses an example or a token have
+    # fewer axes than the outputs.
+    given = getattr(outputs, "shape", found)
+    if found not in (wanted[: len(found)], given[:-1][: len(found)], wanted[:1]):
+        raise ValueError(
+            f"expected outputs and targets of one shape, labels of one axis less, or "
+            f"a loss an example; got outputs {list(given)}, targets {list(wanted)} "
+            f"and losses {list(found)}: loss_fn has broadcast one against the other."
+        )
+
+
+def replace_unweighted(batch: Batch) -> Batch:
+    """Returns a batch whose examples of weight zero are copies of one that counts.
+
+    What padding holds, such as NaN, then reaches no network: a zero weight on its loss
+    would not take it out of the gradient.
+    """
+    if batch.weights is None:
+        return batch
+    rows = jnp.arange(len(batch.weights))
+    rows = jnp.where(batch.weights > 0, rows, jnp.argmax(batch.weights > 0))
+    inputs, targets = jax.tree.map(lambda x: x[rows], (batch.inputs, batch.targets))
+    return Batch(inputs, targets, batch.weights)
 
 
 def _weighted_sum(loss_fn, outputs, batch):

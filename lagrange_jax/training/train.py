@@ -16,11 +16,23 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lagrange_jax._checks import require_callable, require_count, require_kind
+from lagrange_jax._checks import (
+    require_callable,
+    require_count,
+    require_kind,
+    require_real,
+)
 from lagrange_jax.batches import as_batch
 from lagrange_jax.initializers.transforms import chain, initialize
 from lagrange_jax.models.params import get_layer
-from lagrange_jax.training.objective import LossFn, Objective, make_objective
+from lagrange_jax.training._known import bounds_of
+from lagrange_jax.training._status import all_solved
+from lagrange_jax.training.objective import (
+    LossFn,
+    Objective,
+    make_objective,
+    replace_unweighted,
+)
 from lagrange_jax.types import Batch, InitTransform, Key, Model, Variables
 
 __all__ = ["Data", "OptimizerFn", "Train", "TrainResult", "make_train"]
@@ -46,6 +58,8 @@ class TrainResult(NamedTuple):
       kernel_norm: Frobenius norm of each kernel, in the order of `Model.layers`.
       diverged: whether a loss or an update was not finite. The network was frozen
         before that update.
+      is_solved: whether all heads that the initialisation solved for have the status
+        `SUCCESS`; True where it solves for none.
       info: what the initialisation reported; empty without one.
     """
 
@@ -54,6 +68,7 @@ class TrainResult(NamedTuple):
     validation_loss: Float[Array, " records"] | None
     kernel_norm: Float[Array, "records layers"]
     diverged: Bool[Array, ""]
+    is_solved: Bool[Array, ""]
     info: Any
 
 
@@ -72,14 +87,14 @@ def make_train(
     loss_fn: LossFn,
     optimizer_fn: OptimizerFn,
     init: InitTransform | None,
-    dataset: Data,
+    data: Data,
     *,
     validation: Data | None = None,
     num_epochs: int | None = None,
     num_steps: int | None = None,
     batch_size: int | None = None,
     record_every: int | None = None,
-    block_size: int = 1024,
+    eval_batch_size: int = 1024,
     objective: Objective | None = None,
 ) -> Train:
     r"""Makes a pure `train(key, strength, num_examples) -> TrainResult`.
@@ -105,7 +120,8 @@ def make_train(
         `optax.losses`; axes behind the first are summed.
       optimizer_fn: `optimizer_fn(strength)`, an Optax transformation.
       init: data-dependent initialisation; None keeps the network's own.
-      dataset: the examples, or a function of a key that makes them.
+      data: the examples, or a function of a key that makes them. What an example of
+        weight zero holds reaches no network.
       validation: held-out examples, or a function of a key that makes them.
       num_epochs: passes over the first `num_examples` examples, in a new order each
         time where there are mini-batches.
@@ -116,10 +132,10 @@ def make_train(
         `num_examples` is less than all: a full batch masks the losses of the other
         examples, but passes them through the network.
       record_every: epochs or steps between records; None records start and end.
-      block_size: examples in one pass of a measurement or of the initialisation. It
-        bounds memory.
+      eval_batch_size: examples in one pass of a measurement or of the
+        initialisation. It bounds memory.
       objective: measures and differentiates the loss; None derives it from
-        `model` and `loss_fn`.
+        `model` and `loss_fn`. `mlp_objective` makes a faster one for small networks.
 
     Returns:
       The training function. `num_examples` left out means all.
@@ -128,28 +144,28 @@ def make_train(
       ValueError: if not exactly one of `num_epochs` and `num_steps` is given, or
         `record_every` does not divide it.
     """
-    _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size)
+    _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, eval_batch_size)
     length, record_every = _check_schedule(num_epochs, num_steps, record_every)
-    objective = objective or make_objective(model, loss_fn, block_size)
+    objective = objective or make_objective(model, loss_fn, eval_batch_size)
 
     def train(key: Key, strength: Any, num_examples: Any = None) -> TrainResult:
-        data_key, held_out_key, init_key, fit_key = jax.random.split(key, 4)
-        data = _keep_first(_draw(dataset, data_key), num_examples)
+        data_key, held_out_key, init_key, fit_key = jax.random.split(_as_key(key), 4)
+        given, is_enough = _keep_first(_draw(data, data_key), num_examples)
         held_out = None if validation is None else _draw(validation, held_out_key)
         variables, info = initialize(
-            init_key, model, init or chain(), data, batch_size=block_size
+            init_key, model, init or chain(), given, batch_size=eval_batch_size
         )
-        optimizer = optimizer_fn(strength)
+        optimizer = optax.with_extra_args_support(optimizer_fn(strength))
         update = _make_update(objective, optimizer)
-        count = _count(data, num_examples)
-        advance = _make_advance(update, data, count, batch_size, num_steps is None)
+        count = _count(given, num_examples)
+        advance = _make_advance(update, given, count, batch_size, num_steps is None)
 
         def record(variables):
             validation_loss = None
             if held_out is not None:
                 validation_loss = objective.loss(variables, held_out)
-            norm = _kernel_norms(model, variables)
-            return objective.loss(variables, data), validation_loss, norm
+            loss = jnp.where(is_enough, objective.loss(variables, given), jnp.nan)
+            return loss, validation_loss, _kernel_norms(model, variables)
 
         def interval(state, start):
             # The first interval is empty: it records the network as initialised.
@@ -160,16 +176,24 @@ def make_train(
             state = lax.fori_loop(jnp.maximum(start, 0), stop, body, state)
             return state, record(state.variables)
 
-        state = _State(variables, optimizer.init(variables["params"]), jnp.array(False))
+        state = _State(variables, optimizer.init(variables["params"]), ~is_enough)
         starts = jnp.arange(-record_every, length, record_every)
         state, (loss, validation_loss, norm) = lax.scan(interval, state, starts)
         diverged = state.diverged | ~jnp.isfinite(loss[-1])
-        return TrainResult(state.variables, loss, validation_loss, norm, diverged, info)
+        return TrainResult(
+            state.variables,
+            loss,
+            validation_loss,
+            norm,
+            diverged,
+            all_solved(info),
+            info,
+        )
 
     return train
 
 
-def _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size):
+def _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, eval_batch_size):
     require_kind("model", model, Model)
     require_callable("loss_fn", loss_fn)
     require_callable("optimizer_fn", optimizer_fn)
@@ -177,7 +201,7 @@ def _check_kinds(model, loss_fn, optimizer_fn, init, batch_size, block_size):
         require_callable("init", init)
     if batch_size is not None:
         require_count("batch_size", batch_size)
-    require_count("block_size", block_size)
+    require_count("eval_batch_size", eval_batch_size)
 
 
 def _check_schedule(num_epochs, num_steps, record_every) -> tuple[int, int]:
@@ -198,18 +222,53 @@ def _check_schedule(num_epochs, num_steps, record_every) -> tuple[int, int]:
     return length, record_every
 
 
+def _as_key(key: Any) -> Key:
+    """Returns a key; an integer is a seed."""
+    is_seed = jnp.issubdtype(jnp.result_type(key), jnp.integer) and not jnp.shape(key)
+    return jax.random.key(key) if is_seed else key
+
+
 def _draw(data: Data, key: Key) -> Batch:
-    return as_batch(data(key) if callable(data) else data)
+    return replace_unweighted(as_batch(data(key) if callable(data) else data))
 
 
-def _keep_first(data: Batch, num_examples) -> Batch:
-    """Gives every example behind the first `num_examples` the weight zero."""
+def _keep_first(data: Batch, num_examples) -> tuple[Batch, Bool[Array, ""]]:
+    """Gives every example behind the first `num_examples` the weight zero.
+
+    Examples behind the largest number that is known while tracing are left out.
+
+    Returns:
+      The examples, and whether there are as many.
+    """
     size = len(data.targets)
-    weights = jnp.ones(size) if data.weights is None else data.weights
     if num_examples is None:
-        return data._replace(weights=weights)
+        num_examples = size
+    _check_size(num_examples, size)
+    known = bounds_of(num_examples)
+    if known is not None:
+        size = known[1]
+        data = jax.tree.map(lambda x: x[:size], data)
+    weights = jnp.ones(size) if data.weights is None else data.weights
     used = jnp.arange(size) < num_examples
-    return data._replace(weights=jnp.where(used, weights, jnp.zeros_like(weights)))
+    weights = jnp.where(used, weights, jnp.zeros_like(weights))
+    return data._replace(weights=weights), jnp.asarray(num_examples <= size)
+
+
+def _check_size(num_examples, size):
+    if require_real("num_examples", num_examples) or not jnp.issubdtype(
+        jnp.result_type(num_examples), jnp.integer
+    ):
+        raise ValueError(
+            "expected num_examples as an integer, a number of examples; got "
+            f"{jnp.result_type(num_examples)}{list(jnp.shape(num_examples))}. A "
+            f"fraction f of the data is int(f * {size})."
+        )
+    low, high = bounds_of(num_examples) or (1, size)
+    if low < 1 or high > size:
+        raise ValueError(
+            f"expected num_examples between 1 and the {size} examples there are; got "
+            f"{low if low < 1 else high}."
+        )
 
 
 def _count(data, num_examples):
@@ -219,7 +278,7 @@ def _count(data, num_examples):
 
 def _kernel_norms(model, variables):
     kernels = [get_layer(variables, path)["kernel"] for path in model.layers]
-    return jnp.array([jnp.linalg.norm(jnp.ravel(kernel)) for kernel in kernels])
+    return jnp.array([jnp.linalg.norm(jnp.ravel(x.astype(float))) for x in kernels])
 
 
 def _make_update(objective, optimizer):
@@ -228,9 +287,13 @@ def _make_update(objective, optimizer):
     def update(state: _State, batch: Batch, key: Key) -> _State:
         loss, variables, gradient = objective.gradient(state.variables, batch, key)
         params = variables["params"]
+        told = dict(value=loss, grad=gradient)
+        value_fn = _make_value_fn(objective, state.variables, batch, key)
         # Optax's Adam raises a Python float to an integer count.
         with jax.numpy_dtype_promotion("standard"):
-            updates, memory = optimizer.update(gradient, state.optimizer, params)
+            updates, memory = optimizer.update(
+                gradient, state.optimizer, params, value_fn=value_fn, **told
+            )
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(params, updates)
         diverged = state.diverged | ~finite
@@ -239,6 +302,27 @@ def _make_update(objective, optimizer):
         return jax.tree.map(keep, state._replace(diverged=diverged), new)
 
     return update
+
+
+def _make_value_fn(objective, variables, batch, key):
+    """Returns the loss of one batch and of one draw, as a line search evaluates it."""
+
+    def value_and_grad(params):
+        trial = {**variables, "params": params}
+        value, _, gradient = objective.gradient(trial, batch, key)
+        return value, gradient
+
+    # Its own gradient: an objective need not be differentiable by JAX.
+    @jax.custom_vjp
+    def value_fn(params):
+        return value_and_grad(params)[0]
+
+    def backward(gradient, cotangent):
+        scale = lambda x: (cotangent * x).astype(x.dtype)  # noqa: E731
+        return (jax.tree.map(scale, gradient),)
+
+    value_fn.defvjp(value_and_grad, backward)
+    return value_fn
 
 
 def _make_advance(update, data, count, batch_size, by_epoch):

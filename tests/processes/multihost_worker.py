@@ -23,11 +23,10 @@ from lagrange_jax.distributed.sharding import (
     initialize_sharded,
     shard_batch,
 )
-from lagrange_jax.training import sweep
 from lagrange_jax.training._plan import plan_grid
-from lagrange_jax.training.grid import make_mesh, run_grid
-from lagrange_jax.training.sweep import run_sweep
-from tests.processes.sweep_worker import make_grid, make_train
+from lagrange_jax.training._resume import identify
+from lagrange_jax.training.grid import grid_mesh, run_grid
+from tests.processes.sweep_worker import make_grid, make_train, run_sweep
 from tests.unit.test_moments import data
 
 D, K, N, SPLIT = 5, 2, 501, 301  # the first process has more examples
@@ -69,7 +68,7 @@ def collect(key, model, variables, batches):
 
 def run_heads(mine):
     """Moments and heads of the examples of both processes, by different routes."""
-    model, key, mesh, size = make_model(), jax.random.key(0), make_mesh(), len(mine[0])
+    model, key, mesh, size = make_model(), jax.random.key(0), grid_mesh(), len(mine[0])
     batch = shard_batch(mine, mesh)
     stream = [tuple(x[i : i + 100] for x in mine) for i in range(0, size, 100)]
     program = sharding._sharded_moments.lower(*batch, mesh).compile()
@@ -93,8 +92,8 @@ def configuration():
         num_epochs=2,
         batch_size=8,
     )
-    plan = plan_grid(train, make_grid().axes, make_mesh(jax.local_devices()))
-    return sweep._trace(plan)[0]
+    axes = {name: jnp.asarray(x) for name, x in make_grid().items()}
+    return identify(plan_grid(train, axes, grid_mesh(jax.local_devices())), None)
 
 
 class Stop(Exception):
@@ -111,7 +110,7 @@ def run_grids(folder):
             raise Stop
 
     def run(train=TRAIN):
-        return run_sweep(train, grid, folder, chunk_size=7, progress=progress).values
+        return run_sweep(folder, train, grid, 7, progress=progress).values
 
     with pytest.raises(Stop):
         run()
@@ -120,7 +119,7 @@ def run_grids(folder):
         run(make_train(length=21))
     refusal = str(refused.value)
     whole = run_grid(TRAIN, grid, chunk_size=7).values  # one program with the sweep
-    alone = run_grid(TRAIN, grid, mesh=make_mesh(jax.local_devices())).values
+    alone = run_grid(TRAIN, grid, mesh=grid_mesh(jax.local_devices())).values
     return dict(whole=whole, alone=alone, swept=swept, told=told, refusal=refusal)
 
 

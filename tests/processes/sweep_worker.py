@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lagrange_jax.training.grid import Grid
-from lagrange_jax.training.sweep import run_sweep
+from lagrange_jax.training.grid import run_grid
 
 STRENGTHS, SIZES = np.array([0.0, 0.01, 0.1], np.float32), [5, 12]
 MATRIX = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
@@ -51,17 +50,22 @@ def make_train(matrix=MATRIX, length=20):
 
 
 def make_grid(strengths=STRENGTHS, seed=7):
-    return Grid(strengths, SIZES, jax.random.split(jax.random.key(seed), 5))
+    keys = jax.random.split(jax.random.key(seed), 5)
+    return {"strength": strengths, "num_examples": SIZES, "key": keys}
+
+
+def run_sweep(folder, train=None, axes=None, chunk_size=CHUNK, **options):
+    train, axes = train or make_train(), axes or make_grid()
+    return run_grid(train, axes, folder=folder, chunk_size=chunk_size, **options)
 
 
 def die_in_the_middle_of_a_save():
-    """Lets Orbax write all of the next chunk, and kills before it is given its name."""
-    import orbax.checkpoint as ocp
+    """Lets all of the next chunk be written, and kills before it is given its name."""
 
-    def finalize(self, directory):
+    def rename(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    ocp.CompositeCheckpointHandler.finalize = finalize
+    Path.rename = rename
 
 
 def kill(folder):
@@ -71,7 +75,7 @@ def kill(folder):
             sys.stdin.readline()
             die_in_the_middle_of_a_save()
 
-    run_sweep(make_train(), make_grid(), folder, chunk_size=CHUNK, progress=progress)
+    run_sweep(folder, progress=progress)
 
 
 def full(folder):
@@ -83,7 +87,7 @@ def full(folder):
 
     def run(**options):
         try:
-            run_sweep(make_train(), make_grid(), folder, chunk_size=CHUNK, **options)
+            run_sweep(folder, **options)
         except OSError as error:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             print(str(error).replace("\n", " "), flush=True)

@@ -14,7 +14,7 @@ import pytest
 
 import lagrange_jax as lj
 from experiments.benchmarks.pod import moments_bytes
-from lagrange_jax.training.grid import make_mesh, run_grid
+from lagrange_jax.training.grid import grid_mesh, run_grid
 from tests.processes import multihost_worker as worker
 from tests.unit.test_moments import assert_close, data
 
@@ -94,7 +94,7 @@ def test_features_do_not_leave_their_host(found):
 @pytest.mark.parametrize("name", ["whole", "alone", "swept"])
 def test_grids_are_those_of_one_device(found, name):
     """30 combinations in chunks of 7; the first process alone has what was saved."""
-    one = make_mesh(jax.devices()[:1])
+    one = grid_mesh(jax.devices()[:1])
     wanted = worker.to_numpy(
         run_grid(worker.TRAIN, worker.make_grid(), mesh=one).values
     )

@@ -13,9 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lagrange_jax.training.grid import make_mesh, run_grid
-from lagrange_jax.training.sweep import run_sweep
-from tests.processes.sweep_worker import CHUNK, MATRIX, STRENGTHS, make_grid, make_train
+from lagrange_jax.training.grid import grid_mesh, run_grid
+from tests.processes.sweep_worker import (
+    MATRIX,
+    STRENGTHS,
+    make_grid,
+    make_train,
+    run_sweep,
+)
 
 ROOT = Path(__file__).parents[2]
 TRAIN, GRID, TOTAL = make_train(), make_grid(), 30
@@ -34,9 +39,8 @@ def sweep(folder, train=TRAIN, grid=GRID, stop_at=None, **options: Any) -> Any:
         if done == stop_at:
             raise Stop
 
-    options = {"chunk_size": CHUNK, **options}
     with contextlib.suppress(Stop):
-        return run_sweep(train, grid, folder, progress=progress, **options), told
+        return run_sweep(folder, train, grid, progress=progress, **options), told
     return None, told
 
 
@@ -129,9 +133,9 @@ def test_a_full_file_system_loses_no_chunk(tmp_path, finished):
 
 def test_other_devices_and_another_chunk_size_may_go_on(tmp_path, finished):
     sweep(tmp_path, stop_at=8)
-    three, told = sweep(tmp_path, mesh=make_mesh(jax.devices()[:3]), stop_at=16)
+    three, told = sweep(tmp_path, mesh=grid_mesh(jax.devices()[:3]), stop_at=16)
     assert three is None and told == [12, 16]
-    found, told = sweep(tmp_path, mesh=make_mesh(jax.devices()[:1]), chunk_size=10)
+    found, told = sweep(tmp_path, mesh=grid_mesh(jax.devices()[:1]), chunk_size=10)
     assert told == [26, 30]
     assert_close(found, finished[1])
 
@@ -178,7 +182,7 @@ def test_another_sweep_is_refused(finished):
     others = {
         "axis 'strength'": dict(grid=make_grid(STRENGTHS * 2)),
         "axis 'key'": dict(grid=make_grid(seed=8)),
-        "the order of the axes": dict(together=["strength"]),
+        "the order of the axes": dict(vmap_axes=["strength"]),
         "the function": dict(train=make_train(length=21)),
     }
     for name, other in others.items():

@@ -42,7 +42,7 @@ LOSSES = RNG.uniform(1, 2, (3, 4, 2)).astype(np.float32)
 BEST = lj.best_strength(jnp.asarray(LOSSES), jnp.asarray(STRENGTHS), refine=False)
 PARAMS = {"layer": {"kernel": KERNEL, "bias": np.ones(K, np.float32)}}
 VARIABLES = {"params": PARAMS}
-MESH = lj.training.make_mesh()
+MESH = lj.training.grid_mesh()
 RESULT = lj.GridResult({"strength": STRENGTHS}, {"loss": LOSSES[:, 0, 0]})
 INIT = lj.lagrange(lj.constraints.fixed_norm(1.0))
 
@@ -109,12 +109,9 @@ def on_data(function):
     return call
 
 
-def on_grid(function):
-    def call(strength_axis, num_axis, key_axis, **options):
-        grid = lj.Grid(strength_axis, num_axis, key_axis)
-        return function(train=member, grid=grid, **options)
-
-    return call
+def run_grid(strength_axis, num_axis, key_axis, **options):
+    axes = {"strength": strength_axis, "num_examples": num_axis, "key": key_axis}
+    return lj.run_grid(member, axes, **options)
 
 
 def initialize(data, key, model, init, **options):
@@ -126,7 +123,7 @@ def initialize_sharded(data, key, model, init, **options):
 
 
 def trace_train(data, **options):
-    return traced(lj.make_train(dataset=data, **options))
+    return traced(lj.make_train(data=data, **options))
 
 
 def path_on_data(data, validation, **options):
@@ -159,7 +156,7 @@ FIT = dict(
     num_epochs=2,
     batch_size=4,
     record_every=1,
-    block_size=4,
+    eval_batch_size=4,
 )
 AXES = dict(strength_axis=STRENGTHS, num_axis=SIZES, key_axis=jax.random.split(KEY, 2))
 ELASTIC = dict(strength_l1=0.1, strength_l2=0.1)
@@ -226,10 +223,6 @@ FACTORIES: dict[str, tuple[Any, dict[str, Any]]] = {
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "as_batches": (on_data(total), dict(**EXAMPLES, batch_size=4)),
     "chain": (lambda transform: head_of(lj.chain(transform)), dict(transform=INIT)),
-    "chunk_size_for": (
-        on_grid(lj.training.chunk_size_for),
-        dict(**AXES, memory_limit=1e6, together=("key",), mesh=MESH),
-    ),
     "cross_entropy_path": (
         on_data(path_on_data),
         dict(**CLASSIFIED, validation=FEATURES, norm_sq=floats(1), **SEARCH),
@@ -246,21 +239,17 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda **options: lj.lagrange(loss=lj.initializers.CrossEntropy(**options)),
         dict(label_smoothing=0.1, tolerance=0.1, max_passes=9),
     ),
-    "make_mlp_train": (
-        used("make_mlp_train", traced, dataset=(FEATURES, TARGETS)),
-        dict(model=MLP, **FIT, activation=nn.tanh),
+    "mlp_objective": (
+        lambda **options: lj.training.mlp_objective(**options),
+        dict(model=MLP, loss_fn=optax.losses.squared_error, activation=nn.tanh),
     ),
     "make_train": (
         on_data(trace_train),
         dict(**EXAMPLES, model=LINEAR, **FIT),
     ),
     "run_grid": (
-        on_grid(lj.run_grid),
-        dict(**AXES, together=("key",), mesh=MESH, chunk_size=8),
-    ),
-    "run_mlp_grid": (
-        on_grid(lj.training.run_mlp_grid),
-        dict(**AXES, mesh=MESH, chunk_size=8),
+        run_grid,
+        dict(**AXES, vmap_axes=("key",), mesh=MESH, chunk_size=8, memory_limit=1e6),
     ),
     "shard_batch": (on_data(lj.distributed.shard_batch), dict(**EXAMPLES, mesh=MESH)),
     "solve_cross_entropy": (
@@ -285,7 +274,7 @@ ALSO_VALID = {
     ("inputs", "complex"),
     ("init", "nothing"),
     ("mesh", "nothing"),
-    ("together", "nothing"),
+    ("vmap_axes", "nothing"),
     ("constraint", "nothing"),
     ("kernel_init", "nothing"),
     ("key_axis", "array"),
@@ -371,8 +360,7 @@ RECORDS = {name for name, value in vars(lj).items() if isinstance(value, type)}
 ELSEWHERE = {
     "JAX's own": "glorot_ he_ lecun_ orthogonal",
     "read any tree, and a pattern or a path": "by_path head_only kernels_only",
-    "take devices as they are": "make_mesh",
-    "writes chunks, tested in test_sweep": "run_sweep",
+    "take devices as they are": "grid_mesh",
     "inside a mapped axis only": "all_reduce_moments",
     "writes what to_rows yields": "write_csv",
     "read any pytree": "check summarize",

@@ -13,12 +13,8 @@ from flax import linen as nn
 from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.transforms import chain, reinitialize
 from lagrange_jax.models import linen
-from lagrange_jax.training.grid import Grid, make_mesh, run_grid
-from lagrange_jax.training.mlp_objective import (
-    make_mlp_objective,
-    make_mlp_train,
-    run_mlp_grid,
-)
+from lagrange_jax.training.grid import grid_mesh, run_grid
+from lagrange_jax.training.mlp_objective import mlp_objective
 from lagrange_jax.training.objective import make_objective
 from lagrange_jax.training.train import make_train
 from lagrange_jax.transforms.masks import kernels_only
@@ -91,19 +87,25 @@ def both(loss, optimizer_fn, activation="tanh", init=None, **schedule):
     schedule = {"num_epochs": 20, "validation": dataset(loss), **schedule}
     network = model(activation=activation, outputs=outputs)
     arguments = (network, loss_fn, optimizer_fn, init, dataset(loss))
+    tiled = mlp_objective(network, loss_fn, getattr(nn, activation))
     return (
         make_train(*arguments, **schedule),
-        make_mlp_train(*arguments, activation=getattr(nn, activation), **schedule),
+        make_train(*arguments, objective=tiled, **schedule),
     )
 
 
 def grid(sizes=(20, NUM_EXAMPLES)):
     keys = jax.random.split(jax.random.key(0), 1)
-    return Grid(np.array([0.0, 1e-3, 0.05]), list(sizes), keys)
+    strengths = np.array([0.0, 1e-3, 0.05])
+    return {"strength": strengths, "num_examples": list(sizes), "key": keys}
+
+
+def run_tiled(train, axes, **options):
+    return run_grid(train, axes, vmap_axes=("strength",), **options)
 
 
 def one_device():
-    return make_mesh(jax.devices()[:1])
+    return grid_mesh(jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_loss_and_gradient_are_those_of_automatic_differentiation(
         weights = jax.random.uniform(key, (NUM_EXAMPLES,))
         batch = batch._replace(weights=jnp.where(weights > 0.3, weights, 0))
     general = make_objective(network, loss_fn)
-    tiled = make_mlp_objective(network, loss_fn, getattr(nn, activation))
+    tiled = mlp_objective(network, loss_fn, getattr(nn, activation))
     variables = jax.jit(jax.vmap(network.init))(jax.random.split(key, 3))
     found, expected = (
         jax.jit(jax.vmap(objective.gradient, (0, None, None)))(variables, batch, key)
@@ -154,7 +156,7 @@ def test_loss_and_gradient_are_those_of_automatic_differentiation(
 def test_both_paths_give_the_same_grid(loss, optimizer_fn, activation, schedule):
     general, tiled = both(loss, optimizer_fn, activation, **schedule)
     expected = run_grid(general, grid(), mesh=one_device())
-    found = run_mlp_grid(tiled, grid(), mesh=one_device())
+    found = run_tiled(tiled, grid(), mesh=one_device())
     assert not expected.values.diverged.any()
     chex.assert_trees_all_close(found.values, expected.values, atol=1e-5)
 
@@ -163,7 +165,7 @@ def test_the_lagrangian_head_is_solved_for_inside_the_grid():
     he_normal = reinitialize(jax.nn.initializers.he_normal())
     general, tiled = both("squared", sgd, init=chain(he_normal, lagrange()))
     expected = run_grid(general, grid(), mesh=one_device()).values
-    found = run_mlp_grid(tiled, grid(), mesh=one_device()).values
+    found = run_tiled(tiled, grid(), mesh=one_device()).values
     chex.assert_trees_all_close(found.train_loss, expected.train_loss, rtol=1e-5)
     chex.assert_trees_all_close(found.variables, expected.variables, atol=1e-5)
     assert (found.info[1].multiplier != 0).all()
@@ -172,14 +174,14 @@ def test_the_lagrangian_head_is_solved_for_inside_the_grid():
 def test_devices_and_chunks_change_no_result():
     tiled = both("logistic", sgd, num_epochs=3)[1]
     axes, told = grid(sizes=[5, 20, 130, 200]), []
-    one = run_mlp_grid(
+    one = run_tiled(
         tiled,
         axes,
         mesh=one_device(),
         chunk_size=1,
         progress=lambda done, total: told.append((done, total)),
     )
-    many = run_mlp_grid(tiled, axes, mesh=make_mesh(jax.devices()[:3]))
+    many = run_tiled(tiled, axes, mesh=grid_mesh(jax.devices()[:3]))
     chex.assert_trees_all_close(one.values, many.values, atol=1e-6)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -187,7 +189,7 @@ def test_devices_and_chunks_change_no_result():
 def test_one_trace_for_all_sizes():
     chex.clear_trace_counter()
     train = chex.assert_max_traces(both("logistic", sgd, num_epochs=2)[1], n=1)
-    run_mlp_grid(train, grid(sizes=[5, 20, 130]), mesh=one_device(), chunk_size=1)
+    run_tiled(train, grid(sizes=[5, 20, 130]), mesh=one_device(), chunk_size=1)
 
 
 def test_a_diverged_member_harms_nobody(key):
@@ -219,4 +221,4 @@ def test_a_plain_vmap_over_sizes_is_refused(key):
 )
 def test_other_networks_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        make_mlp_objective(model(**options), optax.losses.squared_error, jnp.tanh)
+        mlp_objective(model(**options), optax.losses.squared_error, jnp.tanh)

@@ -18,6 +18,7 @@ ROOT = Path(lj.__file__).parent
 FLOORS = (
     "types",
     "_checks",
+    "_progress",
     "numerics",
     "batches",
     "statistics",

@@ -5,6 +5,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,11 @@ def result():
         loss,
         {"objective": loss[..., 0] + 1},
     )
-    axes = lj.Grid(STRENGTHS, SIZES, jax.random.split(jax.random.key(0), 4)).axes
+    axes = {
+        "strength": jnp.asarray(STRENGTHS),
+        "num_examples": jnp.asarray(SIZES),
+        "key": jax.random.split(jax.random.key(0), 4),
+    }
     return lj.GridResult(axes, values)
 
 

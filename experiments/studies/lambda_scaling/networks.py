@@ -139,15 +139,18 @@ def _make_train(activation, batch_size, head, schedule, size):
     numbers only: seeds, initial scales, penalties and penalised layers.
     """
     model = make_model(activation)
+    objective = lj.training.mlp_objective(
+        model, cross_entropy, _activation(activation)
+    )
 
     def train(key, strength, num_examples, divisor, variance_scale, l1_share, layers):
-        fit = lj.training.make_mlp_train(
+        fit = lj.make_train(
             model,
             cross_entropy,
             _make_optimizer(schedule, l1_share, layers),
             lj.chain(random_weights(variance_scale), HEADS[head](variance_scale)),
             lambda key: draw_clouds(key, size, divisor),
-            activation=_activation(activation),
+            objective=objective,
             validation=lambda key: draw_clouds(key, schedule.num_validation, divisor),
             num_epochs=schedule.epochs,
             batch_size=batch_size,
@@ -189,13 +192,13 @@ def train(
         "l1_share": float(network.penalty == "l1"),
         "layers": layers,
     }
-    grid = lj.Grid(
-        np.asarray(strengths, np.float32),
-        np.asarray(sizes, np.int32),
-        jax.random.key(seed)[None],
-        {name: np.asarray([x], np.float32) for name, x in extra.items()},
-    )
+    axes = {
+        "strength": np.asarray(strengths, np.float32),
+        "num_examples": np.asarray(sizes, np.int32),
+        "key": jax.random.key(seed)[None],
+        **{name: np.asarray([x], np.float32) for name, x in extra.items()},
+    }
     batch_size = None if batch == "full" else int(batch)
     run = _make_train(activation, batch_size, network.head, schedule, max(sizes))
-    losses = lj.training.run_mlp_grid(run, grid).values
+    losses = lj.run_grid(run, axes, vmap_axes=("strength",)).values
     return np.moveaxis(losses.reshape(len(strengths), len(sizes), 2), -1, 0)
