@@ -134,9 +134,13 @@ def tiled_grid(problem: Problem):
         "num_examples": list(config.sizes),
         "key": jax.random.split(jax.random.key(0), config.num_seeds),
     }
-    options = dict(vmap_axes=("strength",), mesh=grid_mesh(jax.devices()[:1]))
+    mesh = grid_mesh(jax.devices()[:1])
     models = config.num_strengths * config.num_seeds
-    return Way(lambda: run_grid(train, axes, **options), models, config.num_epochs)
+
+    def run():
+        return run_grid(train, axes, vmap_axes=("strength",), mesh=mesh)
+
+    return Way(run, models, config.num_epochs)
 
 
 def descend(params, inputs, targets, weights, strength, num_epochs):

@@ -88,32 +88,33 @@ def draw_validation(key):
 
 network = nn.Sequential([nn.Dense(15), nn.tanh, nn.Dense(1)])
 model = lj.linen.as_model(network, np.zeros((1, 10), np.float32))
-train = lj.training.make_mlp_train(
+loss = optax.losses.sigmoid_binary_cross_entropy
+train = lj.make_train(
     model,
-    optax.losses.sigmoid_binary_cross_entropy,
+    loss,
     lambda strength: optax.chain(
         lj.add_l2_penalty(strength),
         optax.adam(optax.cosine_decay_schedule(0.02, NUM_EPOCHS)),
     ),
     None,
     draw,
-    activation=nn.tanh,
+    objective=lj.training.mlp_objective(model, loss, nn.tanh),
     validation=draw_validation,
     num_epochs=NUM_EPOCHS,
 )
-grid = lj.Grid(
-    strengths=np.geomspace(1e-3, 1.0, NUM_STRENGTHS).astype(np.float32),
-    sizes=SIZES,
-    keys=jax.random.split(jax.random.key(0), NUM_SEEDS),
-)
+strengths = np.geomspace(1e-3, 1.0, NUM_STRENGTHS).astype(np.float32)
+keys = jax.random.split(jax.random.key(0), NUM_SEEDS)
 
 # %% [markdown]
-# One call. `run_mlp_grid` is `run_grid` for networks of one hidden layer, with the same
-# numbers, faster on a CPU. Take `make_train` and `run_grid` for any other network.
+# One call. `mlp_objective` and `vmap_axes` are for networks of one hidden layer, with the
+# same numbers, faster on a CPU. Leave both out for any other network.
 
 # %%
-result = lj.training.run_mlp_grid(
-    train, grid, progress=lambda done, total: print(f"{done}/{total}", flush=True)
+result = lj.run_grid(
+    train,
+    {"strength": strengths, "num_examples": SIZES, "key": keys},
+    vmap_axes=("strength",),
+    progress=lambda done, total: print(f"{done}/{total}", flush=True),
 )
 losses = result.values.validation_loss[..., -1]
 print(f"{losses.size} networks, losses {losses.shape}: strengths, sizes, seeds")
@@ -125,17 +126,17 @@ print(f"{losses.size} networks, losses {losses.shape}: strengths, sizes, seeds")
 
 # %%
 # The optimum of the mean over seeds: best for data not yet seen.
-best = lj.best_strength(losses.mean(-1, keepdims=True), grid.strengths)
-law = lj.fit_power_law(grid.sizes, best)
+best = lj.best_strength(losses.mean(-1, keepdims=True), strengths)
+law = lj.fit_power_law(SIZES, best)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-mesh = plots.plot_strength_map(axes[0], losses, grid.strengths, grid.sizes, largest=0.2)
+mesh = plots.plot_strength_map(axes[0], losses, strengths, SIZES, largest=0.2)
 figure.colorbar(mesh, ax=axes[0], label="loss above the best of its N, relative")
 axes[0].set_title(f"slope {law.slope:.2f}")
 for i, size in enumerate(SIZES):
     colour = plots.COLOURS[i % len(plots.COLOURS)]
     plots.plot_band(
-        axes[1], grid.strengths, losses[:, i].T, label=f"N = {size}", color=colour
+        axes[1], strengths, losses[:, i].T, label=f"N = {size}", color=colour
     )
 axes[1].set(xscale="log", xlabel="strength", ylabel="validation loss")
 axes[1].legend()

@@ -125,8 +125,8 @@ def run_grid(
       mesh: devices that share the work; `grid_mesh()` of all devices by default.
       chunk_size: combinations a call works on, of the axes that are not in
         `vmap_axes`, or of all where that is None. None means all, or a tenth with a
-        `folder` or `progress`. A chunk that the devices do not divide is padded. All
-        chunks run the same compiled program.
+        `folder` or `progress`. It is rounded up to a multiple of the devices. All
+        chunks run the same compiled program, the last one padded.
       memory_limit: bytes that the program may take on each device, by its compiler;
         chunks are made as small as it takes. None means what the device says to have
         left, and no limit where it does not say, as on a CPU.

@@ -106,7 +106,7 @@ def run_grids(folder):
 
     def progress(done, total):
         told.append(done)
-        if told == [7, 14]:
+        if told == [8, 16]:
             raise Stop
 
     def run(train=TRAIN):

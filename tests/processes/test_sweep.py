@@ -57,11 +57,17 @@ def assert_same_bits(found, wanted):
 
 
 def assert_close(found, wanted):
-    data = jax.random.key_data
-    for name in ("trace", "noise", "half", "positive", "size", "empty"):
+    """Another chunk size or device is another program, which may round otherwise.
+
+    Twenty contracting steps of sums of eight terms: some eps, of float32 or of
+    bfloat16, whatever the processor.
+    """
+    tolerances = dict(trace=1e-5, noise=1e-6, half=2**-7, size=0, empty=0)
+    for name, tolerance in tolerances.items():
         a, b = (np.asarray(getattr(x.values, name), float) for x in (found, wanted))
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(data(found.values.key), data(wanted.values.key))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    a, b = (jax.random.key_data(x.values.key) for x in (found, wanted))
+    np.testing.assert_array_equal(a, b)
 
 
 def start(mode, folder):
@@ -133,10 +139,10 @@ def test_a_full_file_system_loses_no_chunk(tmp_path, finished):
 
 def test_other_devices_and_another_chunk_size_may_go_on(tmp_path, finished):
     sweep(tmp_path, stop_at=8)
-    three, told = sweep(tmp_path, mesh=grid_mesh(jax.devices()[:3]), stop_at=16)
-    assert three is None and told == [12, 16]
+    three, told = sweep(tmp_path, mesh=grid_mesh(jax.devices()[:3]), stop_at=14)
+    assert three is None and told == [14]  # chunks of 4, rounded up to the devices: 6
     found, told = sweep(tmp_path, mesh=grid_mesh(jax.devices()[:1]), chunk_size=10)
-    assert told == [26, 30]
+    assert told == [24, 30]
     assert_close(found, finished[1])
 
 
@@ -150,31 +156,78 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def files_of(chunk):
-    """In the same order for every chunk: some of their names are random."""
-    files = [x for x in chunk.rglob("*") if x.is_file()]
-    return sorted(files, key=lambda x: (x.parent.relative_to(chunk), x.stat().st_size))
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("damage", [flip, truncate])
 def test_damaged_files_are_found_out(tmp_path, finished, damage):
-    """Every file of a chunk in turn, in seven chunks at a time; one stays whole."""
+    """All chunks but one are damaged; one stays whole."""
     folder, result = finished
-    chunks = sorted(x.name for x in folder.glob("0*-0*"))[:-1]
-    turns, damaged = len(files_of(folder / chunks[0])), 0
-    assert turns > 10
-    for i in range(0, turns, len(chunks)):
-        copy = tmp_path / str(i)
-        shutil.copytree(folder, copy)
-        for j, name in enumerate(chunks[: turns - i]):
-            damage(files_of(copy / name)[i + j])
-            damaged += 1
-        with pytest.warns(RuntimeWarning, match="will be computed again") as told:
-            found, done = sweep(copy)
-        assert_same_bits(found, result)
-        assert len(told) == len(done) == len(list(copy.glob("damaged-*")))
-        assert len(told) == min(len(chunks), turns - i)
-    assert damaged == turns
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    chunks = sorted(copy.glob("0*.npz"))[:-1]
+    assert len(chunks) == 7
+    for chunk in chunks:
+        damage(chunk)
+    with pytest.warns(RuntimeWarning, match="will be computed again") as told:
+        found, done = sweep(copy)
+    assert_same_bits(found, result)
+    assert len(told) == len(done) == len(list(copy.glob("damaged-*"))) == len(chunks)
+
+
+def test_a_chunk_under_the_name_of_another_is_found_out(tmp_path, finished):
+    folder, result = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first, second, *_ = sorted(copy.glob("0*.npz"))
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.warns(RuntimeWarning, match="will be computed again"):
+        found, done = sweep(copy)
+    assert len(done) == 2
+    assert_same_bits(found, result)
+
+
+def test_files_of_others_are_left_alone(tmp_path, finished):
+    folder, result = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "2024-11-notes.txt").write_text("mine")
+    (copy / "000000000-000000004.bak").write_text("mine")
+    (copy / "000000000-000000008").mkdir()
+    found, done = sweep(copy)
+    assert done == []
+    assert_same_bits(found, result)
+    assert (copy / "2024-11-notes.txt").read_text() == "mine"
+
+
+def make_calling(factor):
+    """A function whose result a callback to Python decides."""
+
+    def host(x):
+        return np.asarray(x * np.float32(factor))
+
+    def train(key, strength, num_examples):
+        x = strength * jax.random.normal(key, (3,))
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.pure_callback(host, like, x, vmap_method="expand_dims")
+
+    return train
+
+
+def test_what_calls_python_is_named_by_the_caller(tmp_path):
+    with pytest.raises(ValueError, match="expected a configuration"):
+        sweep(tmp_path / "a", train=make_calling(2))
+    known = dict(chunk_size=30, configuration={"factor": 2})
+    two, _ = sweep(tmp_path / "a", train=make_calling(2), **known)
+    again, told = sweep(tmp_path / "a", train=make_calling(2), **known)
+    assert told == []
+    np.testing.assert_array_equal(again.values, two.values)
+    known["configuration"] = {"factor": 3}
+    with pytest.raises(ValueError, match="differs in configuration"):
+        sweep(tmp_path / "a", train=make_calling(3), **known)
+    three, _ = sweep(tmp_path / "b", train=make_calling(3), **known)
+    np.testing.assert_allclose(three.values, 1.5 * two.values, rtol=1e-6)
+    with pytest.raises(TypeError, match="that JSON can hold"):
+        sweep(tmp_path / "c", configuration={"network": object()})
 
 
 def test_another_sweep_is_refused(finished):
@@ -186,7 +239,7 @@ def test_another_sweep_is_refused(finished):
         "the function": dict(train=make_train(length=21)),
     }
     for name, other in others.items():
-        with pytest.raises(ValueError, match=f"differs in {name}"):
+        with pytest.raises(ValueError, match=f"differs in .*{name}"):
             sweep(folder, **other)
     with pytest.raises(ValueError, match="the function"):  # an array that it holds
         sweep(folder, train=make_train(MATRIX + 1e-6))

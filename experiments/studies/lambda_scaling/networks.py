@@ -139,9 +139,7 @@ def _make_train(activation, batch_size, head, schedule, size):
     numbers only: seeds, initial scales, penalties and penalised layers.
     """
     model = make_model(activation)
-    objective = lj.training.mlp_objective(
-        model, cross_entropy, _activation(activation)
-    )
+    objective = lj.training.mlp_objective(model, cross_entropy, _activation(activation))
 
     def train(key, strength, num_examples, divisor, variance_scale, l1_share, layers):
         fit = lj.make_train(
