@@ -30,6 +30,7 @@ from lagrange_jax.training._program import (
 __all__ = [
     "AXIS",
     "GridPlan",
+    "Layout",
     "bytes_per_device",
     "check_names",
     "compile_part",

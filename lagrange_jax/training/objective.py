@@ -107,6 +107,7 @@ def example_losses(loss_fn: LossFn, outputs: Any, targets: Any) -> Float[Array, 
 
 
 def _check_losses(losses, outputs, targets):
+    """Raises unless losses are one an example, a token, or an output and its target."""
     found, wanted = losses.shape, jnp.shape(targets)
     if found[:1] != wanted[:1]:
         raise ValueError(
@@ -114,10 +115,9 @@ def _check_losses(losses, outputs, targets):
             f"{wanted[0]}; got shape {found}. Leave the mean over the "
             "examples to the library: it knows which of them count."
         )
-    # Losses an output are those of targets as many; losses an example or a token have
-    # fewer axes than the outputs.
-    given = getattr(outputs, "shape", found)
-    if found not in (wanted[: len(found)], given[:-1][: len(found)], wanted[:1]):
+    given = getattr(outputs, "shape", wanted)
+    is_fewer = any(found == x[: len(found)] and found != x for x in (given, wanted))
+    if not is_fewer and not found == given == wanted and found != wanted[:1]:
         raise ValueError(
             f"expected outputs and targets of one shape, labels of one axis less, or "
             f"a loss an example; got outputs {list(given)}, targets {list(wanted)} "

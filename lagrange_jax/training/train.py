@@ -16,29 +16,22 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lagrange_jax._checks import (
-    require_callable,
-    require_count,
-    require_kind,
-    require_real,
-)
-from lagrange_jax.batches import as_batch
+from lagrange_jax._checks import require_callable, require_count, require_kind
 from lagrange_jax.initializers.transforms import chain, initialize
 from lagrange_jax.models.params import get_layer
-from lagrange_jax.training._known import bounds_of
-from lagrange_jax.training._status import all_solved
-from lagrange_jax.training.objective import (
-    LossFn,
-    Objective,
-    make_objective,
-    replace_unweighted,
+from lagrange_jax.training._examples import (
+    Data,
+    as_key,
+    count_examples,
+    draw,
+    keep_first,
 )
-from lagrange_jax.types import Batch, InitTransform, Key, Model, Variables
+from lagrange_jax.training._status import all_solved
+from lagrange_jax.training._steps import State, make_advance, make_update
+from lagrange_jax.training.objective import LossFn, Objective, make_objective
+from lagrange_jax.types import InitTransform, Key, Model, Variables
 
 __all__ = ["Data", "OptimizerFn", "Train", "TrainResult", "make_train"]
-
-Data = Batch | Callable[[Key], Batch]
-"""Examples, or a function of a key that makes them."""
 
 OptimizerFn = Callable[[Any], optax.GradientTransformation]
 """`optimizer_fn(strength)`; the strength may be traced, and any pytree."""
@@ -74,12 +67,6 @@ class TrainResult(NamedTuple):
 
 Train = Callable[..., TrainResult]
 """`train(key, strength, num_examples=None) -> TrainResult`, a pure function."""
-
-
-class _State(NamedTuple):
-    variables: Variables
-    optimizer: Any
-    diverged: jax.Array
 
 
 def make_train(
@@ -149,16 +136,16 @@ def make_train(
     objective = objective or make_objective(model, loss_fn, eval_batch_size)
 
     def train(key: Key, strength: Any, num_examples: Any = None) -> TrainResult:
-        data_key, held_out_key, init_key, fit_key = jax.random.split(_as_key(key), 4)
-        given, is_enough = _keep_first(_draw(data, data_key), num_examples)
-        held_out = None if validation is None else _draw(validation, held_out_key)
+        data_key, held_out_key, init_key, fit_key = jax.random.split(as_key(key), 4)
+        given, is_enough = keep_first(draw(data, data_key), num_examples)
+        held_out = None if validation is None else draw(validation, held_out_key)
         variables, info = initialize(
             init_key, model, init or chain(), given, batch_size=eval_batch_size
         )
         optimizer = optax.with_extra_args_support(optimizer_fn(strength))
-        update = _make_update(objective, optimizer)
-        count = _count(given, num_examples)
-        advance = _make_advance(update, given, count, batch_size, num_steps is None)
+        update = make_update(objective, optimizer)
+        count = count_examples(given, num_examples)
+        advance = make_advance(update, given, count, batch_size, num_steps is None)
 
         def record(variables):
             validation_loss = None
@@ -176,7 +163,7 @@ def make_train(
             state = lax.fori_loop(jnp.maximum(start, 0), stop, body, state)
             return state, record(state.variables)
 
-        state = _State(variables, optimizer.init(variables["params"]), ~is_enough)
+        state = State(variables, optimizer.init(variables["params"]), ~is_enough)
         starts = jnp.arange(-record_every, length, record_every)
         state, (loss, validation_loss, norm) = lax.scan(interval, state, starts)
         diverged = state.diverged | ~jnp.isfinite(loss[-1])
@@ -222,139 +209,6 @@ def _check_schedule(num_epochs, num_steps, record_every) -> tuple[int, int]:
     return length, record_every
 
 
-def _as_key(key: Any) -> Key:
-    """Returns a key; an integer is a seed."""
-    is_seed = jnp.issubdtype(jnp.result_type(key), jnp.integer) and not jnp.shape(key)
-    return jax.random.key(key) if is_seed else key
-
-
-def _draw(data: Data, key: Key) -> Batch:
-    return replace_unweighted(as_batch(data(key) if callable(data) else data))
-
-
-def _keep_first(data: Batch, num_examples) -> tuple[Batch, Bool[Array, ""]]:
-    """Gives every example behind the first `num_examples` the weight zero.
-
-    Examples behind the largest number that is known while tracing are left out.
-
-    Returns:
-      The examples, and whether there are as many.
-    """
-    size = len(data.targets)
-    if num_examples is None:
-        num_examples = size
-    _check_size(num_examples, size)
-    known = bounds_of(num_examples)
-    if known is not None:
-        size = known[1]
-        data = jax.tree.map(lambda x: x[:size], data)
-    weights = jnp.ones(size) if data.weights is None else data.weights
-    used = jnp.arange(size) < num_examples
-    weights = jnp.where(used, weights, jnp.zeros_like(weights))
-    return data._replace(weights=weights), jnp.asarray(num_examples <= size)
-
-
-def _check_size(num_examples, size):
-    if require_real("num_examples", num_examples) or not jnp.issubdtype(
-        jnp.result_type(num_examples), jnp.integer
-    ):
-        raise ValueError(
-            "expected num_examples as an integer, a number of examples; got "
-            f"{jnp.result_type(num_examples)}{list(jnp.shape(num_examples))}. A "
-            f"fraction f of the data is int(f * {size})."
-        )
-    low, high = bounds_of(num_examples) or (1, size)
-    if low < 1 or high > size:
-        raise ValueError(
-            f"expected num_examples between 1 and the {size} examples there are; got "
-            f"{low if low < 1 else high}."
-        )
-
-
-def _count(data, num_examples):
-    size = len(data.targets)
-    return size if num_examples is None else jnp.minimum(num_examples, size)
-
-
 def _kernel_norms(model, variables):
     kernels = [get_layer(variables, path)["kernel"] for path in model.layers]
     return jnp.array([jnp.linalg.norm(jnp.ravel(x.astype(float))) for x in kernels])
-
-
-def _make_update(objective, optimizer):
-    """Returns `update(state, batch, key) -> state`, one step of the optimiser."""
-
-    def update(state: _State, batch: Batch, key: Key) -> _State:
-        loss, variables, gradient = objective.gradient(state.variables, batch, key)
-        params = variables["params"]
-        told = dict(value=loss, grad=gradient)
-        value_fn = _make_value_fn(objective, state.variables, batch, key)
-        # Optax's Adam raises a Python float to an integer count.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, memory = optimizer.update(
-                gradient, state.optimizer, params, value_fn=value_fn, **told
-            )
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
-        params = optax.apply_updates(params, updates)
-        diverged = state.diverged | ~finite
-        new = _State({**variables, "params": params}, memory, diverged)
-        keep = lambda old, new: jnp.where(diverged, old, new)  # noqa: E731
-        return jax.tree.map(keep, state._replace(diverged=diverged), new)
-
-    return update
-
-
-def _make_value_fn(objective, variables, batch, key):
-    """Returns the loss of one batch and of one draw, as a line search evaluates it."""
-
-    def value_and_grad(params):
-        trial = {**variables, "params": params}
-        value, _, gradient = objective.gradient(trial, batch, key)
-        return value, gradient
-
-    # Its own gradient: an objective need not be differentiable by JAX.
-    @jax.custom_vjp
-    def value_fn(params):
-        return value_and_grad(params)[0]
-
-    def backward(gradient, cotangent):
-        scale = lambda x: (cotangent * x).astype(x.dtype)  # noqa: E731
-        return (jax.tree.map(scale, gradient),)
-
-    value_fn.defvjp(value_and_grad, backward)
-    return value_fn
-
-
-def _make_advance(update, data, count, batch_size, by_epoch):
-    """Returns `advance(state, key) -> state`, one epoch or one step."""
-    if batch_size is None:
-        return lambda state, key: update(state, data, key)
-    size = len(data.targets)
-    take = lambda rows: jax.tree.map(lambda x: x[rows], data)  # noqa: E731
-
-    def step(state, key):
-        draw_key, update_key = jax.random.split(key)
-        rows = jax.random.randint(draw_key, (batch_size,), 0, count)
-        return update(state, take(rows), update_key)
-
-    def epoch(state, key):
-        order_key, update_key = jax.random.split(key)
-        order = _shuffle(order_key, size, count)
-
-        def body(i, state):
-            ranks = i * batch_size + jnp.arange(batch_size)
-            batch = take(order[jnp.minimum(ranks, size - 1)])
-            # The last mini-batch of an epoch may be short.
-            weights = jnp.where(ranks < count, batch.weights, 0)
-            batch = batch._replace(weights=weights)
-            return update(state, batch, jax.random.fold_in(update_key, i))
-
-        return lax.fori_loop(0, (count + batch_size - 1) // batch_size, body, state)
-
-    return epoch if by_epoch else step
-
-
-def _shuffle(key, size, count):
-    """Returns the first `count` indices in random order, then the others."""
-    rank = jax.random.uniform(key, (size,))
-    return jnp.argsort(jnp.where(jnp.arange(size) < count, rank, 2.0))

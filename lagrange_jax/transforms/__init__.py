@@ -1,5 +1,6 @@
 """Penalties and proximal steps as Optax transformations. Imports Optax alone."""
 
+from lagrange_jax.transforms.line_search import with_penalty
 from lagrange_jax.transforms.masks import by_path, head_only, kernels_only
 from lagrange_jax.transforms.penalties import (
     add_elastic_net_penalty,
@@ -24,4 +25,5 @@ __all__ = [
     "prox_elastic_net",
     "prox_l1",
     "proximal_adam",
+    "with_penalty",
 ]

@@ -40,6 +40,7 @@ def by_path(pattern: str | Callable[[str], Any]) -> Callable[[Any], PyTree[bool]
     matches = pattern if callable(pattern) else re.compile(pattern).fullmatch
 
     def mask(params: Any) -> PyTree[bool]:
+        _check_params(params)
         paths = tree_map_with_path(lambda p, _: _name(p), params, is_leaf=_is_box)
         selected = jax.tree.map(lambda path: bool(matches(path)), paths)
         if not any(jax.tree.leaves(selected)):
@@ -104,6 +105,16 @@ def map_selected(
         return function(*arrays).astype(dtype)
 
     return jax.tree.map(leaf, updates, params, *prefixes, is_leaf=_is_none)
+
+
+def _check_params(params: Any) -> None:
+    """Raises if a step count came in place of parameters."""
+    if hasattr(params, "shape") and params.shape == ():
+        raise TypeError(
+            "expected the parameters; got a number. optax.inject_hyperparams takes a "
+            "mask that is a function for a schedule, and calls it with the step: pass "
+            'static_args=("mask",) to inject_hyperparams.'
+        )
 
 
 def _name(path: tuple[Any, ...]) -> str:

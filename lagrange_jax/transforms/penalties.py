@@ -18,6 +18,12 @@ The place of a penalty in an `optax.chain` decides what is minimised:
   strength :math:`s_i D_i`, which changes as training goes on. This minimises
   :math:`E + \Omega` only where D = 1, that is for plain gradient descent.
 - After the learning rate it has the wrong sign. Do not put it there.
+- In front of a transform with a line search, such as `optax.lbfgs`, it changes the
+  gradient and not the value that the search compares, and the search stalls. Wrap the
+  transform in `with_penalty` instead: value, gradient and `value_fn` then agree.
+
+`optax.inject_hyperparams` takes a mask that is a function for a schedule, as it does
+with Optax's own masks: pass `static_args=("mask",)`.
 
 Strengths are numbers, traced arrays or Optax schedules of the step count, or trees
 of these that are prefixes of the parameters: a strength for each layer, or for each
