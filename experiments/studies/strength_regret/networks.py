@@ -141,6 +141,7 @@ def _make_train(task, penalty, features, width, num_epochs, batch_size):
     network = MLP(width, classes or 1)
     model = lj.linen.as_model(network, np.zeros((1, features), "f4"))
     loss = optax.losses.softmax_cross_entropy if classes else optax.losses.squared_error
+    objective = lj.training.mlp_objective(model, loss, jax.nn.relu)
     optimizer = PENALTIES[penalty].optimizer
 
     def train(key, strength, num_examples, rate, examples, held_out):
@@ -150,13 +151,13 @@ def _make_train(task, penalty, features, width, num_epochs, batch_size):
             share = jnp.minimum(count / steps, 1.0)
             return rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
-        fit = lj.training.make_mlp_train(
+        fit = lj.make_train(
             model,
             loss,
             lambda strength: optimizer(schedule, strength),
             lj.reinitialize(jax.nn.initializers.he_normal()),
             lj.Batch(*examples),
-            activation=jax.nn.relu,
+            objective=objective,
             validation=lj.Batch(*held_out),
             num_epochs=num_epochs,
             batch_size=batch_size,
@@ -188,15 +189,13 @@ def train(config: Config, case: Case) -> np.ndarray:
         round(config.num_epochs * times["epochs"]),
         round(config.batch_size * times["batch"]),
     )
-    grid = lj.Grid(
-        strengths_of(case.penalty).astype("f4"),
-        np.asarray(case.sizes, np.int32),
-        jax.random.key(case.seed)[None],
-        {
-            "rate": np.asarray([rate], "f4"),
-            "examples": tuple(x[None] for x in examples[:2]),
-            "held_out": tuple(x[None] for x in held_out[:2]),
-        },
-    )
-    values = lj.training.run_mlp_grid(run, grid).values
+    axes = {
+        "strength": strengths_of(case.penalty).astype("f4"),
+        "num_examples": np.asarray(case.sizes, np.int32),
+        "key": jax.random.key(case.seed)[None],
+        "rate": np.asarray([rate], "f4"),
+        "examples": tuple(x[None] for x in examples[:2]),
+        "held_out": tuple(x[None] for x in held_out[:2]),
+    }
+    values = lj.run_grid(run, axes, vmap_axes=("strength",)).values
     return np.moveaxis(values.reshape(NUM_STRENGTHS, len(case.sizes), 3), -1, 0)
