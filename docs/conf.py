@@ -6,9 +6,14 @@ fetches the inventories of Python, NumPy and JAX and links to them.
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+from api_pages import write_pages
 
 import lagrange_jax
 
@@ -21,11 +26,12 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "mathml",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
+html_math_renderer = "mathml"  # readable without a network
 html_title = "lagrange_jax"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
@@ -84,6 +90,7 @@ def _make_table_pages(docs):
 
 
 _make_table_pages(Path(__file__).parent)
+write_pages(Path(__file__).parent / "api")
 
 
 def _write_mathematics(app, what, name, obj, options, lines):
