@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
-from scipy import special
 
 from lagrange_jax._checks import require_real
+from lagrange_jax.numerics.student import t_tail
 from lagrange_jax.strengths.best import best_strength, require_strengths
 from lagrange_jax.training.grid import GridResult
 
@@ -181,7 +181,7 @@ def dip_test(losses: Float[np.ndarray, "strengths seeds"]) -> tuple[float, float
     if not gains.std() > 0:
         return float(gains.mean()), float(gains.mean() <= 0)
     t = gains.mean() / (gains.std(ddof=1) / num_seeds**0.5)
-    return float(gains.mean()), float(special.stdtr(num_seeds - 1, -t))
+    return float(gains.mean()), float(t_tail(num_seeds - 1, t))
 
 
 def _without_each(values: np.ndarray) -> list[np.ndarray]:

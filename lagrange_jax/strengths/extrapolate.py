@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from lagrange_jax._checks import require_kind
+from lagrange_jax.numerics.student import t_half_width
 from lagrange_jax.strengths.curves import (
     LossCurves,
     MeanOptimum,
@@ -188,7 +188,7 @@ def extrapolate_strength(
     require_kind("exponent", prior, Exponent)
     optimum, num_seeds = mean_optimum(curves), curves.losses.shape[-1]
     freedom = max(num_seeds - 1, 1)
-    quantile = float(special.stdtrit(freedom, (1 + confidence_level) / 2))
+    quantile = float(t_half_width(freedom, confidence_level))
     offset = np.log(curves.sizes / to_examples)
     (log_strength, slope), covariance = _line(optimum, offset, prior)
     log_strength += _recipe_shift(penalty, recipe, to_recipe)

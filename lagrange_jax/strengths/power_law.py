@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax._checks import require_kind, require_real
+from lagrange_jax.numerics.student import t_half_width
 from lagrange_jax.strengths.best import BestStrength
 
 __all__ = ["PowerLaw", "fit_power_law", "require_confidence"]
@@ -290,7 +291,5 @@ def _half_width(lines, confidence_level):
     if num_seeds < 2:
         return jnp.full(lines.shape[1:], jnp.nan, lines.dtype)
     variance = (num_seeds - 1) * lines.var(0)
-    from scipy import special  # here, since it takes a third of a second
-
-    quantile = special.stdtrit(num_seeds - 1, (1 + confidence_level) / 2)
+    quantile = t_half_width(num_seeds - 1, confidence_level)
     return float(quantile) * jnp.sqrt(variance)

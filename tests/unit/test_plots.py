@@ -33,7 +33,8 @@ def spectrum():
 
 
 def test_pyplot_is_not_imported():
-    statements = ast.walk(ast.parse(Path(plots.__file__).read_text()))
+    sources = [path.read_text() for path in Path(plots.__file__).parent.glob("*.py")]
+    statements = [node for text in sources for node in ast.walk(ast.parse(text))]
     names = {s.module for s in statements if isinstance(s, ast.ImportFrom)}
     assert "matplotlib.axes" in names
     assert not names & {"matplotlib", "matplotlib.pyplot"}
@@ -75,6 +76,37 @@ def test_landscape_has_its_least_loss_at_least_squares(axes, spectrum):
     np.testing.assert_allclose(dot.get_xdata(), [0.7], rtol=1e-5)
     on_curve = np.exp(np.interp(np.log(0.7), np.log(norms), np.log(losses)))
     np.testing.assert_allclose(dot.get_ydata(), [on_curve], rtol=0.02)
+
+
+def test_named_heads_are_told_apart(axes, spectrum):
+    heads = [solve(spectrum, norm_sq) for norm_sq in (0.3, 0.7, 1.5)]
+    plots.plot_norm_landscape(axes, spectrum, *heads, names=["a", "b", "c"])
+    marks: Any = axes.lines[-3:]
+    assert [mark.get_label() for mark in marks] == ["a", "b", "c"]
+    assert len({mark.get_marker() for mark in marks}) == 3
+    assert len({mark.get_color() for mark in marks}) == 3
+    with pytest.raises(ValueError, match="a name for each of 3 heads; got 1"):
+        plots.plot_norm_landscape(axes, spectrum, *heads, names=["a"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ((0.04, 1.2), ["0.05", "0.1", "0.2", "0.5", "1"]),
+        ((0.02, 3000.0), ["0.1", "1", "10", "100", "1000"]),
+        ((20.0, 70.0), ["20", "30", "40", "50", "60"]),
+        ((1e-7, 1e-1), ["0.1"]),
+    ],
+)
+def test_logarithmic_axes_have_plain_numbers(axes, limits, wanted):
+    axes.set(yscale="log", ylim=limits)
+    plots.plain_log_axes(axes)
+    axes.figure.canvas.draw()
+    low, high = limits
+    ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    shown = [x.get_text() for at, x in ticks if low * 0.999 <= at <= high * 1.001]
+    assert {*wanted} <= {*shown}
+    assert len(shown) <= 10
 
 
 @pytest.mark.parametrize("output", [None, 1])
