@@ -1,7 +1,7 @@
 """Arrays or a stream of batches, seen as one fold."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,23 +12,92 @@ from jax import lax
 from lagrange_jax._checks import require_count, require_numbers, require_real
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["as_batch", "as_batches", "is_arrays", "require_examples"]
+__all__ = ["as_batch", "as_batches", "as_inputs", "is_arrays", "require_examples"]
+
+# Names by which the fields of a dictionary are known.
+_TARGETS = ("targets", "target", "labels", "label", "y")
+_WEIGHTS = ("weights", "weight", "sample_weights", "sample_weight")
+
+_EXPECTED = "(inputs, targets) or (inputs, targets, weights)"
 
 
 def is_arrays(data: Any) -> bool:
-    """Whether `data` is one `(inputs, targets[, weights])`, not an iterable of them."""
-    return isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[1], "shape")
+    """Whether `data` is one batch, not an iterable of batches.
+
+    A batch is `(inputs, targets)` or `(inputs, targets, weights)`: a tuple, a list or
+    a record of arrays, table columns or nested lists of numbers; or a dictionary.
+    """
+    if isinstance(data, Mapping) or hasattr(data, "targets"):
+        return True
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        return False
+    if isinstance(data, tuple):
+        return _is_array(data[1]) or isinstance(data[1], Mapping)
+    return any(hasattr(x, "shape") for x in data)  # nested lists could be a stream
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") or _is_numbers(value)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether `value` is a nested list of numbers, judged by its first items."""
+    if not isinstance(value, list):
+        return False
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float | np.number)
+
+
+def _is_leaf(value: Any) -> bool:
+    return hasattr(value, "to_numpy") or _is_numbers(value)
+
+
+def _as_array(name: str, value: Any) -> Any:
+    """Returns a table column or a nested list as an array, anything else as it is."""
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+        if value.dtype == object:
+            value = _numbers(name, value)
+    elif _is_numbers(value):
+        value = _numbers(name, value)
+    return value
+
+
+def _numbers(name, value):
+    try:
+        return np.asarray(value, None if isinstance(value, list) else np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"expected {name} as arrays of numbers; got rows of unequal length, or "
+            "entries that are missing or no numbers."
+        ) from None
+
+
+def as_inputs(tree: Any, name: str = "inputs") -> Any:
+    """Returns a pytree with arrays in the place of table columns and nested lists.
+
+    Raises:
+      TypeError: if it holds something else than numbers.
+    """
+    tree = jax.tree.map(lambda x: _as_array(name, x), tree, is_leaf=_is_leaf)
+    require_numbers(name, tree)
+    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
+    return jax.tree.map(lambda x: x if is_shape(x) else jnp.asarray(x), tree)
 
 
 def as_batches(data: Any, batch_size: int = 1024) -> Batches:
     """Returns `data` as `Batches`.
 
     Args:
-      data: one tuple `(inputs, targets)` or `(inputs, targets, weights)` of arrays,
-        or an iterable of such tuples. An iterator can be folded over only once; a
-        list or a loader object as often as you like.
-      batch_size: examples in one forward pass when `data` is arrays. The last one
-        takes what is left over; nothing is padded.
+      data: one batch, or an iterable of batches. A batch is `(inputs, targets)` or
+        `(inputs, targets, weights)`, a tuple, a list or a record of arrays; or a
+        dictionary with one field "targets" ("labels", "label", "y"), perhaps one
+        "weights", and inputs in all others. An iterator can be folded over only once;
+        a list or a loader object as often as you like.
+      batch_size: examples in one forward pass when `data` is one batch. The last pass
+        takes what is left over; nothing is padded. A graph, whose arrays have
+        different leading axes, is taken whole.
 
     Returns:
       The `Batches`.
@@ -44,35 +113,66 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
     if isinstance(data, Iterable) and not hasattr(data, "shape"):
         return _from_stream(data)
     raise TypeError(
-        "expected (inputs, targets), (inputs, targets, weights), or an iterable of "
-        f"such tuples; got {type(data).__name__}."
+        f"expected {_EXPECTED}, a dictionary, or an iterable of such batches; got "
+        f"{type(data).__name__}."
     )
 
 
 def require_examples(data: Any) -> Batch:
-    """Returns one `(inputs, targets[, weights])` as a `Batch` of what it holds.
+    """Returns one batch as a `Batch` of the arrays that it holds.
 
     Raises:
       ValueError: if it is none.
       TypeError: if it holds something else than numbers.
     """
-    if not is_arrays(data):
-        raise ValueError(
-            "expected a batch (inputs, targets) or (inputs, targets, weights); got "
-            f"{type(data).__name__}."
-        )
-    if hasattr(data, "targets"):  # a record: other fields are not weights
+    if isinstance(data, Mapping):
+        data = _from_fields(data)
+    elif hasattr(data, "targets"):  # a record: other fields are not weights
         data = (data.inputs, data.targets, getattr(data, "weights", None))
-    batch = Batch(*data)
-    require_numbers("inputs", batch.inputs)
-    require_real("targets", batch.targets)
-    if batch.weights is not None:
-        require_real("weights", batch.weights)
-    return batch
+    elif not is_arrays(data) and not _is_plain(data):
+        raise ValueError(
+            f"expected a batch {_EXPECTED}, or a dictionary; got {type(data).__name__}."
+        )
+    inputs, targets, weights = (*data, None)[:3]
+    if isinstance(targets, Mapping):
+        raise ValueError(
+            f"expected targets as one array; got a dict of {sorted(map(str, targets))}."
+            " Pass the array that the head is solved for."
+        )
+    inputs = jax.tree.map(lambda x: _as_array("inputs", x), inputs, is_leaf=_is_leaf)
+    targets, weights = _as_array("targets", targets), _as_array("weights", weights)
+    require_numbers("inputs", inputs)
+    require_real("targets", targets)
+    if weights is not None:
+        require_real("weights", weights)
+    return Batch(inputs, targets, weights)
+
+
+def _is_plain(data: Any) -> bool:
+    """Whether an item of a stream is a batch of nested lists."""
+    is_pair = isinstance(data, tuple | list) and len(data) in (2, 3)
+    return is_pair and _is_array(data[1])
+
+
+def _from_fields(data: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    targets = [name for name in data if name in _TARGETS]
+    weights = [name for name in data if name in _WEIGHTS]
+    others = {n: x for n, x in data.items() if n not in (*targets, *weights)}
+    if len(targets) != 1 or len(weights) > 1 or not others:
+        raise ValueError(
+            "expected a dict of inputs with one field for the targets "
+            f"({', '.join(_TARGETS)}) and at most one for the weights "
+            f"({', '.join(_WEIGHTS)}); got {sorted(map(str, data))}. Pass a tuple "
+            f"{_EXPECTED}."
+        )
+    inputs = others
+    if len(others) == 1:
+        [inputs] = others.values()
+    return inputs, data[targets[0]], data[weights[0]] if weights else None
 
 
 def as_batch(data: Any) -> Batch:
-    """Returns one `(inputs, targets[, weights])` as a `Batch` of JAX arrays.
+    """Returns one batch as a `Batch` of JAX arrays.
 
     Raises:
       ValueError: if there are no examples, lengths differ, or the weights are no
@@ -80,28 +180,46 @@ def as_batch(data: Any) -> Batch:
       TypeError: if it holds something else than numbers.
     """
     batch = jax.tree.map(jnp.asarray, require_examples(data))
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    _require_rows(batch)
+    if batch.weights is None:
+        return batch
+    weights, shape = batch.weights, batch.targets.shape
+    if jnp.issubdtype(weights.dtype, jnp.integer) or (
+        weights.ndim == 0 or weights.shape != shape[: weights.ndim]
+    ):
+        raise ValueError(
+            "expected weights [n], floating-point or a boolean mask, or of that kind "
+            f"one a position of targets {list(shape)}; got "
+            f"{weights.dtype}{list(weights.shape)}."
+        )
+    return batch._replace(weights=weights.astype(jnp.result_type(float)))
+
+
+def _require_rows(batch: Batch) -> None:
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
+    if _is_graph(batch):
+        sizes -= {leaf.shape[:1] for leaf in jax.tree.leaves(batch.inputs)}
+        sizes |= {batch.targets.shape[:1]}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         raise ValueError(
             "expected inputs, targets and weights with the same number of examples, "
             f"at least one; got leading axes {sorted(sizes)}."
         )
-    if batch.weights is None:
-        return batch
-    if jnp.issubdtype(batch.weights.dtype, jnp.integer) or batch.weights.ndim != 1:
-        raise ValueError(
-            "expected weights [n], floating-point or a boolean mask; got "
-            f"{batch.weights.dtype}{list(batch.weights.shape)}."
-        )
-    return batch._replace(weights=batch.weights.astype(jnp.result_type(float)))
+
+
+def _is_graph(batch: Batch) -> bool:
+    """Whether the arrays of the inputs differ in their leading axes."""
+    return len({leaf.shape[:1] for leaf in jax.tree.leaves(batch.inputs)}) > 1
 
 
 def _from_arrays(batch: Batch, batch_size: int) -> Batches:
     num_examples = len(batch.targets)
-    size = min(batch_size, num_examples)
+    size = num_examples if _is_graph(batch) else min(batch_size, num_examples)
     num_full, rest = divmod(num_examples, size)
 
     def rows(start, length):
+        if length == num_examples:
+            return batch
         return jax.tree.map(
             lambda leaf: lax.dynamic_slice_in_dim(leaf, start, length), batch
         )
@@ -128,25 +246,7 @@ def _from_arrays(batch: Batch, batch_size: int) -> Batches:
 
 
 def _from_stream(stream: Iterable[Any]) -> Batches:
-    iterator = iter(stream)
-    try:
-        first = next(iterator)
-    except StopIteration:
-        raise ValueError(
-            "expected at least one batch; the iterable is empty."
-        ) from None
-    is_one_shot = iterator is stream
-    pending = [itertools.chain([first], iterator)] if is_one_shot else []
-
-    def passes():
-        if not is_one_shot:
-            return iter(stream)
-        if not pending:
-            raise ValueError(
-                "the iterator of batches is used up, and a second pass was asked for. "
-                "Pass a list, or an object whose __iter__ starts anew."
-            )
-        return pending.pop()
+    passes = _Passes(stream)
 
     def fold(step, state, *constants):
         step = jax.jit(step)
@@ -159,7 +259,47 @@ def _from_stream(stream: Iterable[Any]) -> Batches:
         numbered = enumerate(passes())
         return _join([function(i, as_batch(b), *constants) for i, b in numbered])
 
-    return Batches(fold, as_batch(first), _while_loop, collect)
+    return Batches(fold, as_batch(passes.first), _while_loop, collect)
+
+
+class _Passes:
+    """Goes over a stream again and again, and loses nothing of it unnoticed.
+
+    The first pass goes on where looking at the first batch began, so that a loader
+    that hands out one shared iterator loses nothing; a later pass that is shorter or
+    longer than the first is refused.
+    """
+
+    def __init__(self, stream: Iterable[Any]):
+        self.stream, self.count = stream, None
+        self.iterator = iter(stream)
+        try:
+            self.first = next(self.iterator)
+        except StopIteration:
+            raise ValueError(
+                "expected at least one batch; the iterable is empty."
+            ) from None
+        self.pending = itertools.chain([self.first], self.iterator)
+
+    def __call__(self) -> Iterator[Any]:
+        batches, self.pending = self.pending, None
+        if batches is None:
+            batches = iter(self.stream)
+            if batches is self.iterator:
+                raise ValueError(
+                    "the iterator of batches is used up, and a second pass was asked "
+                    "for. Pass a list, or an object whose __iter__ starts anew."
+                )
+        count = 0
+        for batch in batches:
+            yield batch
+            count += 1
+        if self.count not in (None, count):
+            raise ValueError(
+                f"the first pass over the batches gave {self.count}, a later one "
+                f"{count}. Pass a list, or an object whose __iter__ starts anew."
+            )
+        self.count = count
 
 
 def _while_loop(condition, body, state):

@@ -1,13 +1,14 @@
 """Records and aliases that the whole library shares."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 __all__ = [
     "Batch",
     "Batches",
+    "HeadLayout",
     "InitTransform",
     "Key",
     "Model",
@@ -35,9 +36,10 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: what the network is called with, leading axis n (any pytree).
-      targets: `[n, ..., k]`, or `[n]` where k = 1.
-      weights: `[n]` non-negative weights of the examples, or None for all ones.
-        A 0/1 mask selects examples; zero-weight examples are never looked at.
+      targets: `[n, ..., k]`, or `[n, ...]` where k = 1 or for labels.
+      weights: non-negative weights, `[n]` of examples or `[n, ...]` of positions
+        (tokens, pixels), or None for all ones. A 0/1 mask selects examples;
+        zero-weight examples are never looked at.
     """
 
     inputs: Any
@@ -67,10 +69,38 @@ class Batches(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """What one layer received and what it returned in a forward pass."""
+    """What one layer received and what it returned in a forward pass.
+
+    Attributes:
+      inputs: `[..., d]`; for the head the features, one row a row of the outputs.
+      outputs: `[..., k]`; for the head `inputs @ kernel + bias`.
+      offset: `[..., k]`, only of the head: the outputs of the network minus those of
+        its head (a constant, a skip connection); None where there is no such part.
+    """
 
     inputs: jax.Array
     outputs: jax.Array
+    offset: jax.Array | None = None
+
+
+class HeadLayout(NamedTuple):
+    """Where a head's matrix `[d, k]` and bias `[k]` lie among the parameters.
+
+    Attributes:
+      kernel: path of the array of weights inside `variables["params"]`.
+      bias: path of the array of biases; None where the head has none.
+      input_axes: axes of the kernel that together make d, in order.
+      output_axes: axes of the kernel that together make k, in order.
+      output_shape: trailing axes of the network's output that make k.
+      bias_scale: the network adds `bias_scale` times the bias.
+    """
+
+    kernel: Path
+    bias: Path | None
+    input_axes: tuple[int, ...] = (0,)
+    output_axes: tuple[int, ...] = (1,)
+    output_shape: tuple[int, ...] = ()
+    bias_scale: float = 1.0
 
 
 class Model(NamedTuple):
@@ -86,9 +116,12 @@ class Model(NamedTuple):
         the training pass: dropout draws from `key`, and the returned variables
         hold the updated state.
       taps: `taps(variables, inputs, key) -> {path: Tap}` for every path in
-        `layers`; in inference or training mode, as the maker of the record chose.
+        `layers`, and for the head.
       layers: paths of the affine layers (dense and convolution), in call order.
       head: path of the last affine layer, the one that is solved for.
+      layout: how the head's parameters make a matrix; None for a layer with a
+        "kernel" `[d, k]` and perhaps a "bias" `[k]`.
+      tap_mode: the pass that `taps` looks at, "inference" or "training".
     """
 
     init: Callable[[Key], Variables]
@@ -97,6 +130,8 @@ class Model(NamedTuple):
     taps: Callable[[Variables, Any, Key], dict[Path, Tap]]
     layers: tuple[Path, ...]
     head: Path
+    layout: HeadLayout | None = None
+    tap_mode: Literal["inference", "training"] = "inference"
 
 
 InitTransform = Callable[[Key, Model, Variables, Batches], tuple[Variables, Any]]

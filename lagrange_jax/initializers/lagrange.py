@@ -10,8 +10,9 @@ from lagrange_jax.batches import as_batches
 from lagrange_jax.bounds import Constraint, Problem
 from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
+from lagrange_jax.initializers.rows import head_rows, tap_head
 from lagrange_jax.initializers.transforms import require_batches
-from lagrange_jax.models.params import get_layer, set_layer
+from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.solvers.classes import class_statistics
 from lagrange_jax.solvers.cross_entropy import fit_head, require_search
 from lagrange_jax.solvers.least_squares import solve_least_squares
@@ -101,21 +102,23 @@ def lagrange(
 
 def _squared_error(constraint: Constraint) -> InitTransform:
     def init(key, model, variables, batches):
-        layer = get_layer(variables, model.head)
-        kernel = layer["kernel"]
+        kernel, bias = get_head(model, variables)
+        dtype = _moment_dtype(model, variables, require_batches(batches, "lagrange"))
 
         def step(state, batch, variables):
             moments, key = state
             key, tap_key = jax.random.split(key)
-            taps = model.taps(variables, batch.inputs, tap_key)
-            examples = _head_batch(taps[model.head].inputs, batch, kernel.shape[1])
-            return update_moments(moments, *examples), key
+            tap = tap_head(model, variables, batch.inputs, tap_key)
+            rows = head_rows(tap, batch, dtype=dtype)
+            targets = rows.targets
+            if rows.offset is not None:
+                targets = targets - rows.offset
+            return update_moments(moments, rows.features, targets, rows.weights), key
 
-        num_features, num_outputs = kernel.shape
-        moments = init_moments(num_features, num_outputs, _moment_dtype(kernel))
+        moments = init_moments(*kernel.shape, dtype)
         fold = require_batches(batches, "lagrange").fold
         moments, _ = fold(step, (moments, key), variables)
-        problem = Problem(decompose(moments, use_bias="bias" in layer), key)
+        problem = Problem(decompose(moments, use_bias=bias is not None), key)
         solution = solve_least_squares(problem, constraint, tie_break=kernel)
         return _replace_head(model, variables, solution), solution
 
@@ -124,11 +127,11 @@ def _squared_error(constraint: Constraint) -> InitTransform:
 
 def _cross_entropy(constraint: Constraint, options: CrossEntropy) -> InitTransform:
     def init(key, model, variables, batches):
-        layer = get_layer(variables, model.head)
-        kernel, use_bias = layer["kernel"], "bias" in layer
+        kernel, bias = get_head(model, variables)
+        use_bias = bias is not None
         tap_key, fold_key = jax.random.split(key)
         batches, kept = require_batches(batches, "lagrange"), None
-        tap = _tap(model, kernel.shape[1])
+        tap = _tap(model, variables, require_batches(batches, "lagrange"))
         if options.keep_features:
             kept = _collect(batches, tap, variables, tap_key)
             batches = as_batches(kept, BLOCK_SIZE)
@@ -156,13 +159,21 @@ def _cross_entropy(constraint: Constraint, options: CrossEntropy) -> InitTransfo
     return init
 
 
-def _tap(model, num_outputs):
+def _tap(model, variables, batches):
     """Returns the function that makes of a batch of inputs one of features."""
+    dtype = _moment_dtype(model, variables, batches)
 
     def tap(index, batch, variables, key):
-        taps = model.taps(variables, batch.inputs, jax.random.fold_in(key, index))
-        features = taps[model.head].inputs
-        return _head_batch(features, batch, num_outputs, may_be_labels=True)
+        key = jax.random.fold_in(key, index)
+        found = tap_head(model, variables, batch.inputs, key)
+        if found.offset is not None:
+            raise ValueError(
+                "the network adds something to the output of its head, which "
+                "loss='cross_entropy' cannot take into account: return the logits of "
+                "the head alone."
+            )
+        rows = head_rows(found, batch, takes_labels=True, dtype=dtype)
+        return Batch(rows.features, rows.targets, rows.weights)
 
     return tap
 
@@ -197,56 +208,25 @@ def _tap_anew(batches, tap, variables, key) -> Batches:
     return Batches(fold, first, batches.while_loop)
 
 
-def _moment_dtype(kernel):
-    return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+def _moment_dtype(model, variables, batches):
+    """float64 where parameters, features or targets are, else float32."""
+    first = batches.first
 
+    def tapped(variables, inputs, key):
+        return tap_head(model, variables, inputs, key).inputs
 
-def _head_batch(
-    features: jax.Array, batch: Batch, num_outputs: int, may_be_labels: bool = False
-) -> Batch:
-    """Returns features `[n, d]`, targets `[n, k]` (or labels `[n]`) and weights `[n]`.
-
-    Extra axes between examples and features (the positions of a sequence) count as
-    examples of their own, with the weight of their sequence.
-
-    Raises:
-      ValueError: if the targets do not fit the head.
-    """
-    targets, weights = batch.targets, batch.weights
-    is_label = not jnp.issubdtype(targets.dtype, jnp.floating)
-    if is_label and not may_be_labels:
-        raise ValueError(
-            f"expected floating-point targets for squared error; got {targets.dtype}. "
-            "Class labels need lagrange(loss='cross_entropy'), or "
-            f"jax.nn.one_hot(labels, {num_outputs}); counts need "
-            "targets.astype(jnp.float32)."
-        )
-    expected = (*features.shape[:-1], num_outputs)
-    if targets.ndim == features.ndim - 1 and (is_label or num_outputs == 1):
-        expected = expected[:-1]
-    if targets.shape != expected:
-        raise ValueError(
-            f"expected targets of shape {expected}, as the head puts out; got "
-            f"{batch.targets.shape}."
-        )
-    by_label = is_label and targets.ndim == features.ndim - 1
-    positions = features[..., 0].size // features.shape[0]
-    if weights is not None:
-        weights = jnp.repeat(weights, positions)
-    return Batch(
-        features.reshape(-1, features.shape[-1]),
-        targets.reshape(-1) if by_label else targets.reshape(-1, num_outputs),
-        weights,
-    )
+    features = jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))
+    arrays = (get_head(model, variables).kernel, features, first.targets)
+    return jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32
 
 
 def _replace_head(model: Model, variables: Variables, solution: HeadSolution):
     """Writes the solved head, or keeps the old one where the solve failed."""
-    layer = get_layer(variables, model.head)
-    solved = {"kernel": solution.kernel, "bias": solution.bias}
+    old = get_head(model, variables)
     is_solved = solution.status == Status.SUCCESS
-    arrays = {
-        name: jnp.where(is_solved, solved[name].astype(old.dtype), old)
-        for name, old in layer.items()
-    }
-    return set_layer(variables, model.head, **arrays)
+
+    def chosen(new, old):
+        return jnp.where(is_solved, new.astype(old.dtype), old)
+
+    bias = None if old.bias is None else chosen(solution.bias, old.bias)
+    return set_head(model, variables, chosen(solution.kernel, old.kernel), bias)

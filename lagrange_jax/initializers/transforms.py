@@ -20,7 +20,13 @@ from lagrange_jax._checks import (
     require_shapes,
 )
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
-from lagrange_jax.models.params import get_layer, set_layer
+from lagrange_jax.models.params import (
+    HeadArrays,
+    get_head,
+    get_layer,
+    set_head,
+    set_layer,
+)
 from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
 
 __all__ = [
@@ -70,20 +76,42 @@ def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTr
     """
     require_callable("kernel_init", kernel_init)
 
+    def _draw(model, variables, path, key):
+        layer = _read(model, variables, path)
+        # Half precision is rounded once, after a draw and a decomposition in float32.
+        dtype = jnp.promote_types(layer.kernel.dtype, jnp.float32)
+        kernel = kernel_init(key, layer.kernel.shape, dtype)
+        bias = None if layer.bias is None else jnp.zeros_like(layer.bias)
+        return _write(model, variables, path, kernel, bias)
+
     def init(key, model, variables, batches):
         del batches
-        paths = (model.head,) if head_only else model.layers
+        paths = (model.head,) if head_only else _paths(model)
         for i, path in enumerate(paths):
-            layer = get_layer(variables, path)
-            kernel = layer["kernel"]
-            arrays = {name: jnp.zeros_like(a) for name, a in layer.items()}
-            arrays["kernel"] = kernel_init(
-                jax.random.fold_in(key, i), kernel.shape, kernel.dtype
-            )
-            variables = set_layer(variables, path, **arrays)
+            variables = _draw(model, variables, path, jax.random.fold_in(key, i))
         return variables, None
 
     return init
+
+
+def _paths(model):
+    """The affine layers, and the head where it is no layer that is called once."""
+    is_listed = model.head in model.layers
+    return model.layers if is_listed else (*model.layers, model.head)
+
+
+def _read(model, variables, path):
+    if path == model.head:
+        return get_head(model, variables)
+    layer = get_layer(variables, path)
+    return HeadArrays(layer["kernel"], layer.get("bias"))
+
+
+def _write(model, variables, path, kernel, bias=None):
+    if path == model.head:
+        return set_head(model, variables, kernel, bias)
+    arrays = dict(kernel=kernel) if bias is None else dict(kernel=kernel, bias=bias)
+    return set_layer(variables, path, **arrays)
 
 
 def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransform:
@@ -109,15 +137,14 @@ def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransf
     def init(key, model, variables, batches):
         first, info = require_batches(batches, "lsuv").first, {}
         variables, _ = draw(key, model, variables, batches)
-        for path in model.layers:
+        for path in _paths(model):
             outputs = model.taps(variables, first.inputs, key)[path].outputs
             found = _weighted_std(outputs.astype(jnp.float32), first.weights)
             usable = jnp.isfinite(found) & (found > 0)
             scale = jnp.where(usable, std / jnp.where(usable, found, 1), 1)
-            kernel = get_layer(variables, path)["kernel"]
-            variables = set_layer(
-                variables, path, kernel=kernel * scale.astype(kernel.dtype)
-            )
+            kernel, _ = _read(model, variables, path)
+            kernel = kernel * scale.astype(kernel.dtype)
+            variables = _write(model, variables, path, kernel)
             info["/".join(map(str, path))] = found
         return variables, info
 
@@ -127,13 +154,14 @@ def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransf
 def _weighted_std(values, weights):
     if weights is None:
         return jnp.std(values)
-    if values.shape[:1] != weights.shape:
+    if values.shape[: weights.ndim] != weights.shape:
         raise ValueError(
             f"expected {len(weights)} examples along the first axis of a layer's "
             f"output, to weigh them; got shape {values.shape}. Use lsuv without "
             "example weights for a network that folds examples into another axis."
         )
-    weights = weights.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
+    rest = (1,) * (values.ndim - weights.ndim)
+    weights = weights.reshape(weights.shape + rest).astype(values.dtype)
     weights = jnp.broadcast_to(weights, values.shape)
     values = jnp.where(weights > 0, values, 0)
     mean = jnp.average(values, weights=weights)

@@ -1,25 +1,21 @@
 """Which layers of a network are affine, and which one is the head?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from lagrange_jax.models.params import get_layer
-from lagrange_jax.types import Path, Tap, Variables
+from lagrange_jax.models._graph import reach
+from lagrange_jax.models._head import Head, NotAHead, Trace, examine, format_path
+from lagrange_jax.types import Path, Tap
 
 __all__ = [
     "INPUTS",
     "OUTPUTS",
     "TAPS",
+    "Calls",
     "Layer",
-    "check_features",
-    "describe_choices",
-    "example_rows",
+    "Taps",
     "find_head",
     "find_layers",
-    "format_path",
     "read_taps",
     "tappable_paths",
 ]
@@ -30,6 +26,9 @@ INPUTS, OUTPUTS = "lagrange_jax_inputs", "lagrange_jax_outputs"
 
 Calls = dict[Path, tuple[bool, int]]
 Taps = dict[Path, list[Tap]]
+
+# Parameters tried as a head where the last layer is none; they are few by then.
+_MOST_TRIES = 8
 
 
 class Layer(NamedTuple):
@@ -48,25 +47,6 @@ class Layer(NamedTuple):
     has_kernel: bool
 
 
-def format_path(path: Path) -> str:
-    """Returns a path as users write it, "encoder/Dense_0"."""
-    return "/".join(map(str, path)) if path else "(the module itself)"
-
-
-def check_features(features: str) -> None:
-    """Raises ValueError unless `features` is "inference" or "training"."""
-    if features not in ("inference", "training"):
-        raise ValueError(
-            f'features must be "inference" or "training", got {features!r}.'
-        )
-
-
-def example_rows(inputs: Any) -> Any:
-    """Returns the first two rows of every array in `inputs`, enough for a check."""
-    rows = jax.tree.map(lambda x: x[:2] if jnp.ndim(x) else x, inputs)
-    return jax.tree.map(jnp.asarray, rows)
-
-
 def read_taps(tree: Mapping[str | int, Any], prefix: Path = ()) -> Taps:
     """Returns all calls of each layer from a tree of sown inputs and outputs."""
     found = {}
@@ -79,32 +59,19 @@ def read_taps(tree: Mapping[str | int, Any], prefix: Path = ()) -> Taps:
     return found
 
 
-def _kernel_rank(variables: Variables, path: Path) -> int:
-    try:
-        return get_layer(variables, path)["kernel"].ndim
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return 0
-
-
 def find_layers(
-    trace: Callable[[], tuple[Calls, Taps]], variables: Variables
+    calls: Calls, counts: Mapping[Path, int], ranks: Mapping[Path, int]
 ) -> tuple[Layer, ...]:
     """Returns the affine layers of a network in call order.
 
     Args:
-      trace: traces a forward pass; returns (is_dense, rank of its kernel) for every
-        layer called, in order, and the taps that got out.
-      variables: the network's variables, possibly abstract.
+      calls: (is_dense, rank of its kernel) for every layer called, in order.
+      counts: how many taps of each layer got out.
+      ranks: rank of every parameter.
     """
-    calls, taps = trace()
-    if set(taps) - set(calls):  # a cached jit inside the network hides its calls
-        with jax.disable_jit():
-            calls, taps = trace()
     return tuple(
-        Layer(
-            path, is_dense, len(taps.get(path, ())), _kernel_rank(variables, path) == n
-        )
-        for path, (is_dense, n) in calls.items()
+        Layer(path, is_dense, counts.get(path, 0), ranks.get((*path, "kernel")) == rank)
+        for path, (is_dense, rank) in calls.items()
     )
 
 
@@ -113,58 +80,108 @@ def tappable_paths(layers: Sequence[Layer]) -> tuple[Path, ...]:
     return tuple(x.path for x in layers if x.num_calls == 1 and x.has_kernel)
 
 
-def describe_choices(layers: Sequence[Layer]) -> str:
-    """Returns a sentence that lists the dense layers, for error messages."""
-    names = [repr(format_path(x.path)) for x in layers if x.is_dense]
-    return f"The dense layers are, in call order: {', '.join(names) or 'none'}."
-
-
-def _named(layers: Sequence[Layer], head: str | Sequence[str | int]) -> Layer:
-    parts = head.replace(".", "/").split("/") if isinstance(head, str) else head
-    wanted = [str(part) for part in parts if part != ""]
-    for layer in layers:
-        if [str(part) for part in layer.path] == wanted:
-            return layer
-    raise ValueError(
-        f"no layer {head!r} is called in the network. {describe_choices(layers)}"
-    )
+def _choices(layers: Sequence[Layer]) -> str:
+    names = [repr(format_path(x.path)) for x in layers]
+    return f"The affine layers are, in call order: {', '.join(names) or 'none'}."
 
 
 def find_head(
-    layers: Sequence[Layer], head: str | Sequence[str | int] | None = None
-) -> Path:
-    """Returns the path of the head: the named layer, or the last dense one called.
+    trace: Trace,
+    layers: Sequence[Layer],
+    head: str | Sequence[str | int] | None = None,
+) -> Head:
+    """Returns the named head, or the last parameters that the output is affine in.
 
     Args:
-      layers: the layers of the network in call order.
-      head: "a/b", "a.b" or ("a", "b"); None for the last dense layer.
+      trace: the network.
+      layers: its layers in call order.
+      head: "a/b", "a.b" or ("a", "b"), a layer or an array of weights; None for the
+        layer called last, or an array of weights used after it.
 
     Raises:
-      ValueError: there is no such layer, or it is not a dense layer called once.
+      ValueError: there is none, or the network is not affine in it.
     """
-    dense = [layer for layer in layers if layer.is_dense]
-    if head is None and not dense:
+    if head is not None:
+        candidates = iter([_named(trace, layers, head)])
+    else:
+        candidates = _candidates(trace, layers)
+    refusals = []
+    for kernel in candidates:
+        try:
+            return examine(trace, kernel)
+        except NotAHead as refusal:
+            refusals.append(str(refusal))
+    if not refusals:
         raise ValueError(
-            "the network calls no dense layer, so it has no head to solve for. "
-            "Let it end in one (flax.linen.Dense or flax.nnx.Linear)."
+            "the network's output does not depend on any array of weights, so it has "
+            "no head to solve for. Let it end in a dense layer (flax.linen.Dense or "
+            "flax.nnx.Linear)."
         )
-    layer = dense[-1] if head is None else _named(layers, head)
-    name = format_path(layer.path)
-    if not layer.is_dense:
-        raise ValueError(
-            f"head {name!r} is a convolution; the head must be a dense layer. "
-            f"Name another one with head=.... {describe_choices(layers)}"
-        )
-    if layer.num_calls > 1:
-        raise ValueError(
-            f"head {name!r} is called {layer.num_calls} times in one forward pass, so "
-            "the output is not affine in its kernel. Give the last call a layer of "
-            f"its own, or name another layer with head=.... {describe_choices(layers)}"
-        )
-    if layer.num_calls == 0 or not layer.has_kernel:
-        raise ValueError(
-            f"head {name!r} runs inside a lifted transform (scan, vmap, weight "
-            "normalisation), where its inputs or kernel are out of reach. Move it out, "
-            f"or name another layer with head=.... {describe_choices(layers)}"
-        )
-    return layer.path
+    # What is used last is to blame, not the layer before it.
+    is_first = len(refusals) == 1 or "tied" in refusals[0]
+    blamed = refusals[0] if is_first else refusals[1]
+    raise ValueError(
+        f"{blamed}. Return what the last affine layer puts out (logits or "
+        "predictions) from the network, give that layer weights of its own, or name "
+        f"another layer with head=.... {_choices(layers)}"
+    )
+
+
+def _named(
+    trace: Trace, layers: Sequence[Layer], head: str | Sequence[str | int]
+) -> Path:
+    parts = head.replace(".", "/").split("/") if isinstance(head, str) else head
+    wanted = [str(part) for part in parts if part != ""]
+    as_text = {path: [str(part) for part in path] for path in trace.params}
+    for ending in (["kernel"], []):
+        for path, text in as_text.items():
+            if text == [*wanted, *ending]:
+                return path
+    below = [
+        path
+        for path, text in as_text.items()
+        if text[:-1] == wanted and len(trace.graph.avals[trace.params[path]].shape) > 1
+    ]
+    if len(below) == 1:
+        return below[0]
+    raise ValueError(
+        f"no layer {head!r} is called in the network, and no array of weights has this "
+        f"path. {_choices(layers)}"
+    )
+
+
+def _candidates(trace: Trace, layers: Sequence[Layer]) -> Iterator[Path]:
+    """Yields the layer called last, then arrays of weights, the one used last first."""
+    graph, output = trace.graph, trace.output
+    reached = {path: reach(graph, [x]) for path, x in trace.params.items()}
+    used = {path: values for path, values in reached.items() if output in values}
+    last = None
+    for layer in reversed(layers):
+        kernel = (*layer.path, "kernel")
+        if kernel in used:
+            last = kernel
+            yield kernel
+            break
+    others = [p for p in used if p != last and _rank(trace, p) > 1]
+    if last is not None:
+        known = {(*layer.path, "kernel") for layer in layers}  # called before it
+        later = [p for p in others if p not in known and len(used[p]) < len(used[last])]
+        others = [p for p in later if _meet(graph, used[last], used[p])]
+    yield from sorted(others, key=lambda p: len(used[p]))[:_MOST_TRIES]
+
+
+def _rank(trace: Trace, path: Path) -> int:
+    return len(trace.graph.avals[trace.params[path]].shape)
+
+
+def _meet(graph: Any, before: set[int], behind: set[int]) -> bool:
+    """Whether what comes from one layer is multiplied by weights of another."""
+    for step in graph.steps:
+        one = any(x in before and x not in behind for x in step.names)
+        other = any(x in behind and x not in before for x in step.names)
+        if one and other:
+            return step.equation.primitive.name in _PRODUCTS
+    return False
+
+
+_PRODUCTS = ("dot_general", "conv_general_dilated")

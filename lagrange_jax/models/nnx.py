@@ -1,7 +1,7 @@
 """Flax NNX modules as `Model` records, the module itself left untouched."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from flax import linen as nn
 from flax import nnx
 
 from lagrange_jax.models import _affine as affine
-from lagrange_jax.models import _head_check as head_check
+from lagrange_jax.models import _calls as calling
 from lagrange_jax.models import linen
+from lagrange_jax.models._build import Network, build_model, require_mode
 from lagrange_jax.types import Key, Model, Path, Variables
 
 __all__ = ["as_model", "update"]
@@ -21,18 +22,22 @@ _KINDS = (nnx.Param, nnx.RngState, (nnx.Intermediate, _LinenTap), ...)
 
 
 def _is_affine(layer: Any) -> bool:
+    return isinstance(layer, nnx.Linear | nnx.LinearGeneral | nnx.Conv)
+
+
+def _kernel_rank(layer: Any) -> int:
+    if isinstance(layer, nnx.Conv):
+        return len(layer.kernel_size) + 2
     if isinstance(layer, nnx.LinearGeneral):
-        plain_axes = layer.axis in (-1, (-1,)) and not layer.batch_axis
-        return plain_axes and len(layer.out_features) == 1
-    return isinstance(layer, nnx.Linear | nnx.Conv)
+        axes = layer.axis, layer.out_features, layer.batch_axis
+        return sum(1 if isinstance(x, int) else len(x) for x in axes)
+    return 2
 
 
 def _is_site(child: Any) -> bool:
     """Whether taps are made here: one affine layer, no stack, or a Linen module."""
-    if isinstance(child, nnx.bridge.ToNNX):
-        return True
-    rank = len(child.kernel_size) + 2 if isinstance(child, nnx.Conv) else 2
-    return child.kernel.ndim == rank
+    is_bridge = isinstance(child, nnx.bridge.ToNNX)
+    return is_bridge or child.kernel.ndim == _kernel_rank(child)
 
 
 def _override_call(module: nnx.Module, call: Callable[..., Any]) -> None:
@@ -64,7 +69,7 @@ def _record(module: nnx.Module, path: Path, calls: affine.Calls) -> None:
 
     def call(self, *args, **kwargs):
         calls.pop(path, None)
-        calls[path] = (not isinstance(self, nnx.Conv), self.kernel.ndim)
+        calls[path] = (not isinstance(self, nnx.Conv), _kernel_rank(self))
         return cls.__call__(self, *args, **kwargs)
 
     def call_linen(self, *args, **kwargs):
@@ -102,7 +107,7 @@ def _sites(module: nnx.Module) -> dict[Any, Any]:
     }
 
 
-def _tapped(module: nnx.Module, paths: Sequence[Path]) -> nnx.Module:
+def _tapped(module: nnx.Module, paths: Sequence[Any]) -> nnx.Module:
     module = nnx.clone(module)
     for path, site in _sites(module).items():
         if path in paths:
@@ -121,27 +126,62 @@ def _variables(module: nnx.Module) -> dict[str, Any]:
 
 def _seed(template: Any, key: Key) -> Any:
     """Returns random-number states drawn from `key`: the pass stays a function."""
-    leaves, treedef = jax.tree.flatten(template)
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    leaves, treedef = jax.tree.flatten(template, is_leaf=is_variable)
 
     def fresh(index, leaf):
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jnp.zeros(leaf.shape, leaf.dtype)  # the count of draws
+        value = leaf.get_raw_value()
         stream = jax.random.fold_in(key, index)
-        return jax.random.split(stream, leaf.shape) if leaf.shape else stream
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return leaf.replace(_split(stream, value.shape))
+        if isinstance(leaf, nnx.RngKey):  # an old-style key
+            keys = _split(stream, value.shape[:-1])
+            return leaf.replace(jax.random.key_data(keys))
+        return leaf.replace(jnp.zeros(value.shape, value.dtype))  # the count of draws
 
     return treedef.unflatten([fresh(i, leaf) for i, leaf in enumerate(leaves)])
 
 
+def _split(key: Key, shape: tuple[int, ...]) -> Key:
+    return jax.random.split(key, shape) if shape else key
+
+
 def _filled(template: Any, values: Any) -> Any:
     state = jax.tree.map(lambda x: x, template)
-    nnx.replace_by_pure_dict(state, values)
+    nnx.replace_by_pure_dict(state, _with_own_keys(_pure(template), values))
     return state
 
 
-def _runner(module: nnx.Module, kwargs: Mapping[str, Any]) -> Any:
+def _with_own_keys(own: Any, values: Any) -> Any:
+    """Returns values under the keys of a network; Orbax turns 2 into "2"."""
+    if not isinstance(own, Mapping) or not isinstance(values, Mapping):
+        return values
+    keys = {str(key): key for key in own}
+    return {
+        keys.get(str(name), name): _with_own_keys(own.get(keys.get(str(name))), value)
+        for name, value in values.items()
+    }
+
+
+def _arguments(module: nnx.Module, inputs: Any, kwargs: Mapping, key: Key, training):
+    """Returns the arguments of one pass; `nnx.Rngs` among them are drawn from `key`."""
+    wanted = calling.parameters(module.__call__)
+    kwargs = calling.own_keys(kwargs, key)
+    rngs = wanted.get("rngs")
+    if rngs is not None and "rngs" not in kwargs:
+        if training or rngs.default is rngs.empty:
+            kwargs["rngs"] = nnx.Rngs(key)
+    for index, (name, value) in enumerate(kwargs.items()):
+        if isinstance(value, nnx.Rngs):
+            kwargs[name] = nnx.Rngs(jax.random.fold_in(key, index))
+    return calling.arrange(wanted, inputs, kwargs)
+
+
+def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> Any:
     """Returns `run(variables, inputs, key) -> (outputs, variables, taps)`, pure."""
     graph, params, random, other, state = nnx.split(module, *_KINDS)
 
+    @calling.bind_axes
     def run(variables, inputs, key):
         merged = nnx.merge(
             graph,
@@ -150,8 +190,9 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any]) -> Any:
             other,
             _filled(state, variables["state"]),
         )
+        args, named = _arguments(merged, inputs, kwargs, key, training)
         # Capturing keeps what layers sow out of the module's state.
-        outputs, sown = nnx.capture(merged, nnx.Intermediate)(inputs, **kwargs)
+        outputs, sown = nnx.capture(merged, nnx.Intermediate)(*args, **named)
         bridged = nnx.state(merged, _LinenTap)
         taps = affine.read_taps(_pure(sown)) | affine.read_taps(_pure(bridged))
         updated = {**variables, "state": _variables(merged)["state"]}
@@ -160,13 +201,13 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any]) -> Any:
     return run
 
 
-def _tap_paths(module: nnx.Module, kwargs: Any, trace: Callable[..., Any]) -> list:
+def _tap_paths(module: nnx.Module, trace: Callable[[nnx.Module], Any]) -> list[Path]:
     """Returns where taps can be made; inside a lifted loop they break its carry."""
     paths = [path for path, site in _sites(module).items() if _is_site(site)]
 
     def traces(paths):
         try:
-            trace(_runner(_tapped(module, paths), kwargs))
+            trace(_tapped(module, paths))
         except Exception:
             return False
         return True
@@ -179,35 +220,40 @@ def as_model(
     example_inputs: Any,
     *,
     head: str | Sequence[str | int] | None = None,
-    features: str = "inference",
+    output: calling.Output = None,
+    tap_mode: Literal["inference", "training"] = "inference",
     train_kwargs: Mapping[str, Any] | None = None,
     eval_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
     """Makes a `Model` of a Flax NNX module.
 
-    The module is called as `module(inputs, **kwargs)`: `inputs` is its single
-    positional argument and may be any pytree. Variables are pure dictionaries:
-    `"params"` holds the values of `nnx.Param`, `"state"` those of every other
-    variable but random-number states, which each pass draws from its key.
+    The head, inputs and outputs are as in `linen.as_model`. Variables are pure
+    dictionaries: `"params"` holds the values of `nnx.Param`, `"state"` those of every
+    other variable but random-number states, which each pass draws from its key. A
+    module that takes `rngs` when it is called gets new ones in each training pass.
 
     Args:
-      module: how to build the network, `lambda rngs: MLP(rngs=rngs)`; `Model.init`
-        then builds it anew from its key. Or a module, for which `Model.init`
-        returns the module's own variables whatever the key.
-      example_inputs: an example batch; its first two rows are enough.
-      head: the layer to solve for, "layers/0", "layers.0" or ("layers", 0); None
-        for the dense layer called last.
-      features: "inference" or "training", how `Model.taps` runs the network: after
-        `module.eval()` or after `module.train()`.
-      train_kwargs: passed to the module in training mode.
-      eval_kwargs: passed to the module in inference mode.
+      module: how to build the network, `lambda rngs: MLP(rngs=rngs)` or the class;
+        `Model.init` then builds it anew from its key. Or a module, for which
+        `Model.init` returns the module's own variables whatever the key.
+      example_inputs: an example batch, or its shapes (`jax.ShapeDtypeStruct`, or a
+        tuple of integers for float32); two rows are enough.
+      head: the layer to solve for, "layers/0", "layers.0" or ("layers", 0); or an
+        array of weights, "w". None for the one used last.
+      output: which of several outputs the head puts out: a name, an index, a path of
+        these such as `("logits", 0)`, or a function. `Model.apply` returns this one.
+      tap_mode: how `Model.taps` runs the network: "inference", after
+        `module.eval()`, or "training", after `module.train()`.
+      train_kwargs: passed to the module in training mode. `nnx.Rngs` and PRNG keys in
+        it stand for randomness: each pass draws its own.
+      eval_kwargs: passed in inference mode, likewise.
 
     Returns:
       The model. All its functions are pure and may be traced.
 
     Raises:
-      ValueError: there is no head, or the network is not affine in its kernel: it
-        is called twice, tied to an earlier layer, or followed by something else.
+      ValueError: there is no head, or the network is not affine in it: it is tied to
+        an earlier layer, or followed by something that is not linear.
 
     Example:
       >>> def build(rngs):
@@ -222,57 +268,57 @@ def as_model(
             f"expected an NNX module; got {type(module).__name__} of flax.linen. Use "
             "lagrange_jax.linen.as_model."
         )
-    affine.check_features(features)
-    example = affine.example_rows(example_inputs)
-    if isinstance(module, nnx.Module):
-        template = nnx.clone(module)
-        own = _variables(template)
-        init = lambda key: own  # noqa: E731
-    else:
-        template = nnx.eval_shape(lambda: module(nnx.Rngs(0)))
-        init = lambda key: _variables(module(nnx.Rngs(key)))  # noqa: E731
-    abstract = jax.eval_shape(init, jax.random.key(0))
+    require_mode(tap_mode)
+    example = calling.as_example(example_inputs)
+    template, init = _template(module)
     _shield(template)
     modes = {"inference": nnx.clone(template), "training": nnx.clone(template)}
     modes["inference"].eval()
     modes["training"].train()
     kwargs = {"inference": eval_kwargs or {}, "training": train_kwargs or {}}
-    run_eval, run_train = (_runner(modes[mode], kwargs[mode]) for mode in modes)
-    chosen, chosen_kwargs = modes[features], kwargs[features]
+    runs = {x: _runner(modes[x], kwargs[x], x == "training") for x in modes}
 
-    def shapes(run):
-        return jax.eval_shape(run, abstract, example, jax.random.key(0))
+    def runner(module):
+        return _runner(module, kwargs[tap_mode], tap_mode == "training")
 
-    def trace():
-        calls: affine.Calls = {}
-        recorded = nnx.clone(chosen)
-        for path, site in _sites(recorded).items():
-            _record(site, path, calls)
-        shapes(_runner(recorded, chosen_kwargs))
-        return calls, shapes(run_tapped)[2]
+    def trace(module):
+        abstract = jax.eval_shape(init, jax.random.key(0))
+        jax.eval_shape(runner(module), abstract, example, jax.random.key(0))
 
-    tap_paths = _tap_paths(chosen, chosen_kwargs, shapes)
-    run_tapped = _runner(_tapped(chosen, tap_paths), chosen_kwargs)
-    layers = affine.find_layers(trace, abstract)
-    head_path = affine.find_head(layers, head)
-    paths = affine.tappable_paths(layers)
+    chosen = modes[tap_mode]
+    trace(chosen)  # what is wrong with the network itself is said as it is
+    tap_paths = _tap_paths(chosen, trace)
 
-    def forward(variables, inputs, key):
-        outputs, _, found = run_tapped(variables, inputs, key)
-        return outputs, {path: found[path][0] for path in paths}
+    def tap(calls):
+        tapped = _tapped(chosen, tap_paths)
+        if calls is not None:
+            for path, site in _sites(tapped).items():
+                _record(site, path, calls)
+        run = runner(tapped)
+        return lambda *args: run(*args)[::2]
 
-    head_check.check_head(forward, init, head_path, layers, example)
+    def run(variables, inputs, key, training):
+        mode = "training" if training else "inference"
+        return runs[mode](variables, inputs, key)[:2]
 
-    def apply(variables, inputs):
-        return run_eval(variables, inputs, jax.random.key(0))[0]
+    return build_model(Network(init, run, tap), example, head, output, tap_mode)
 
-    def apply_train(variables, inputs, key):
-        return run_train(variables, inputs, key)[:2]
 
-    def taps(variables, inputs, key):
-        return forward(variables, inputs, key)[1]
+def _template(module: Any) -> tuple[nnx.Module, Callable[[Key], Variables]]:
+    """Returns a module, possibly abstract, and how variables are drawn."""
+    if isinstance(module, nnx.Module):
+        template = nnx.clone(module)
+        own = _variables(template)
+        return template, lambda key: own
+    rngs = calling.parameters(module).get("rngs")
+    by_name = rngs is not None and rngs.kind is rngs.KEYWORD_ONLY
 
-    return Model(init, apply, apply_train, taps, paths, head_path)
+    def build(key):
+        rngs = nnx.Rngs(key)
+        return module(rngs=rngs) if by_name else module(rngs)
+
+    template = nnx.eval_shape(lambda: build(jax.random.key(0)))
+    return template, lambda key: _variables(build(key))
 
 
 def update(module: nnx.Module, variables: Variables) -> None:

@@ -97,7 +97,11 @@ BAD: dict[str, Any] = {
     "the iterable is empty": [],
     r"expected a batch \(inputs, targets\)": [INPUTS],
     r"weights \[n\], floating-point or a boolean": (INPUTS, TARGETS, np.arange(10)),
-    "or a boolean mask; got float32": (INPUTS, TARGETS, WEIGHTS[:, None]),
+    r"one a position of targets \[10, 1\]; got float32": (
+        INPUTS,
+        TARGETS,
+        np.ones((10, 3), np.float32),
+    ),
 }
 
 

@@ -1,0 +1,130 @@
+"""From a batch of examples to the rows that a head is solved for."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax.types import Batch, Key, Model, Tap, Variables
+
+__all__ = ["IGNORED", "Rows", "head_rows", "tap_head"]
+
+# The label by which text models mark a token that does not count.
+IGNORED = -100
+
+
+class Rows(NamedTuple):
+    """What a head sees: one row an example, a token or a pixel.
+
+    Attributes:
+      features: `[n, d]`.
+      targets: `[n, k]`, or labels `[n]`.
+      weights: `[n]`, or None for all ones.
+      offset: `[n, k]`, what the network adds to the head's output; None for nothing.
+    """
+
+    features: jax.Array
+    targets: jax.Array
+    weights: jax.Array | None
+    offset: jax.Array | None
+
+
+def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:
+    """Returns the tap of the head, of any shape."""
+    return model.taps(variables, inputs, key)[model.head]
+
+
+def head_rows(
+    tap: Tap, batch: Batch, *, takes_labels: bool = False, dtype: Any = None
+) -> Rows:
+    """Returns features, targets, weights and offset of a batch, row by row.
+
+    Axes between examples and features (positions of a sequence, pixels) count as
+    examples of their own, with weights of their own or those of their example.
+
+    Args:
+      tap: of the head.
+      batch: where the targets and weights are.
+      takes_labels: whether the loss is one of classes. Then integers, booleans, and
+        floating-point numbers where there are several outputs may be labels; the
+        label -100 marks a row that does not count.
+      dtype: of the arrays returned; None leaves them as they are.
+
+    Raises:
+      ValueError: if targets or weights do not fit the head.
+    """
+    lead, k = tap.outputs.shape[:-1], tap.outputs.shape[-1]
+    targets = batch.targets
+    if takes_labels:
+        targets, used = _as_labels(targets, lead, k)
+    else:
+        _require_floating(targets, k)
+        used = None
+    if targets.shape == (*lead, *targets.shape[len(lead) :]) and k == math.prod(
+        targets.shape[len(lead) :]
+    ):
+        targets = targets.reshape(-1, k)
+    elif targets.shape == lead and (takes_labels or k == 1):
+        targets = targets.reshape(-1) if takes_labels else targets.reshape(-1, 1)
+    else:
+        labels = f", or labels of shape {lead}" if takes_labels else ""
+        raise ValueError(
+            f"expected targets of shape {(*lead, k)}{labels}, as the head puts out; "
+            f"got {batch.targets.shape}."
+        )
+    weights = _row_weights(batch.weights, lead)
+    if used is not None:
+        ones = jnp.ones(used.shape, jnp.float32) if weights is None else weights
+        weights = jnp.where(used, ones, 0)
+    features = tap.inputs.reshape(-1, tap.inputs.shape[-1])
+    offset = None if tap.offset is None else tap.offset.reshape(-1, k)
+
+    def cast(x):
+        is_float = jnp.issubdtype(x.dtype, jnp.floating)
+        return x if dtype is None or not is_float else x.astype(dtype)
+
+    return jax.tree.map(cast, Rows(features, targets, weights, offset))
+
+
+def _require_floating(targets, num_outputs):
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise ValueError(
+            f"expected floating-point targets for squared error; got {targets.dtype}. "
+            "Class labels need lagrange(loss='cross_entropy'), or "
+            f"jax.nn.one_hot(labels, {num_outputs}); counts need "
+            "targets.astype(jnp.float32)."
+        )
+
+
+def _as_labels(targets, lead, k):
+    """Returns labels as int32 or probabilities, and which labels count.
+
+    Labels are integers, booleans, or numbers like 2.0; other numbers in the place of a
+    label are none, which the status tells. A last axis of one is dropped.
+    """
+    is_label = not jnp.issubdtype(targets.dtype, jnp.floating)
+    if targets.shape == (*lead, 1) and (is_label or k > 1):
+        targets = targets.reshape(lead)
+    if targets.shape != lead:
+        return (targets.astype(jnp.float32) if is_label else targets), None
+    if not is_label and k == 1:
+        return targets, None  # the probability of the one class
+    if not is_label:
+        whole = targets == jnp.round(targets)
+        targets = jnp.where(whole, targets, -1)
+    targets = targets.astype(jnp.int32)
+    used = (targets != IGNORED).reshape(-1)
+    return jnp.where(targets == IGNORED, 0, targets), used
+
+
+def _row_weights(weights, lead):
+    if weights is None:
+        return None
+    if weights.shape != lead[: weights.ndim]:
+        raise ValueError(
+            f"expected weights of shape {lead[:1]}, or {lead} for one a row of the "
+            f"head; got {weights.shape}."
+        )
+    rest = (1,) * (len(lead) - weights.ndim)
+    return jnp.broadcast_to(weights.reshape(weights.shape + rest), lead).reshape(-1)
