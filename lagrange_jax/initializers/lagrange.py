@@ -115,7 +115,8 @@ def _squared_error(constraint: Constraint) -> InitTransform:
                 targets = targets - rows.offset
             return update_moments(moments, rows.features, targets, rows.weights), key
 
-        moments = init_moments(*kernel.shape, dtype)
+        num_features, num_outputs = kernel.shape
+        moments = init_moments(num_features, num_outputs, dtype)
         fold = require_batches(batches, "lagrange").fold
         moments, _ = fold(step, (moments, key), variables)
         problem = Problem(decompose(moments, use_bias=bias is not None), key)

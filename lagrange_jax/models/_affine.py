@@ -164,9 +164,7 @@ def _candidates(trace: Trace, layers: Sequence[Layer]) -> Iterator[Path]:
             break
     others = [p for p in used if p != last and _rank(trace, p) > 1]
     if last is not None:
-        known = {(*layer.path, "kernel") for layer in layers}  # called before it
-        later = [p for p in others if p not in known and len(used[p]) < len(used[last])]
-        others = [p for p in later if _meet(graph, used[last], used[p])]
+        others = [p for p in others if _multiplies(trace, p, used[last])]
     yield from sorted(others, key=lambda p: len(used[p]))[:_MOST_TRIES]
 
 
@@ -174,13 +172,20 @@ def _rank(trace: Trace, path: Path) -> int:
     return len(trace.graph.avals[trace.params[path]].shape)
 
 
-def _meet(graph: Any, before: set[int], behind: set[int]) -> bool:
-    """Whether what comes from one layer is multiplied by weights of another."""
+def _multiplies(trace: Trace, path: Path, data: set[int]) -> bool:
+    """Whether weights, or what is made of them alone, multiply data."""
+    graph = trace.graph
+    own = {trace.params[path]}
+    alone = own | set(graph.consts)
     for step in graph.steps:
-        one = any(x in before and x not in behind for x in step.names)
-        other = any(x in behind and x not in before for x in step.names)
-        if one and other:
-            return step.equation.primitive.name in _PRODUCTS
+        if own.isdisjoint(step.names):
+            continue
+        if alone.issuperset(step.names):
+            own.update(step.outputs)
+            alone.update(step.outputs)
+        elif step.equation.primitive.name in _PRODUCTS:
+            if any(x in data and x not in own for x in step.names):
+                return True
     return False
 
 
