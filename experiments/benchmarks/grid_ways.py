@@ -109,9 +109,8 @@ def make_model() -> Model:
     )
 
 
-def tiled_grid(problem: Problem):
-    """Returns this library's way: the whole grid, every epoch, nothing scaled."""
-    config = problem.config
+def tiled_train(problem: Problem):
+    """Returns this library's training function, all strengths side by side."""
 
     def keep_start(key, model, variables, batches):
         return variables, variables["params"]
@@ -120,20 +119,31 @@ def tiled_grid(problem: Problem):
         return optax.chain(optax.add_decayed_weights(strength), optax.sgd(RATE))
 
     model, loss = make_model(), optax.losses.sigmoid_binary_cross_entropy
-    train = make_train(
+    return make_train(
         model,
         loss,
         optimizer,
         keep_start,
         Batch(jnp.asarray(problem.inputs), jnp.asarray(problem.targets)),
         objective=mlp_objective(model, loss, jnp.tanh),
-        num_epochs=config.num_epochs,
+        num_epochs=problem.config.num_epochs,
     )
-    axes = {
-        "strength": problem.strengths,
+
+
+def grid_axes(config: Config) -> dict[str, Any]:
+    """Returns the axes of the whole grid."""
+    digits = [m * 10.0**e for e in range(-5, -1) for m in (1, 2, 4, 8)]
+    return {
+        "strength": np.float32(digits[: config.num_strengths]),
         "num_examples": list(config.sizes),
         "key": jax.random.split(jax.random.key(0), config.num_seeds),
     }
+
+
+def tiled_grid(problem: Problem):
+    """Returns this library's way: the whole grid, every epoch, nothing scaled."""
+    config, train = problem.config, tiled_train(problem)
+    axes = grid_axes(config)
     mesh = grid_mesh(jax.devices()[:1])
     models = config.num_strengths * config.num_seeds
 
