@@ -57,8 +57,6 @@ ENVIRONMENT = dict(
     TPU_ACCELERATOR_TYPE="v5litepod-4",
     TPU_WORKER_HOSTNAMES="localhost",
 )
-# On a GPU the grids and the heads; the others are the same but for the chip.
-PROGRAMS_H100 = ("heads", "head", "grid")
 
 
 def mesh_of(target: str) -> Any:

@@ -6,14 +6,48 @@ both broadcast against a kernel `[d, k]`. `like` is such a row and says which is
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
-__all__ = ["column_length", "column_sum", "dot", "pseudo_inverse", "rank_tolerance"]
+__all__ = [
+    "column_length",
+    "column_sum",
+    "dot",
+    "eigh",
+    "pseudo_inverse",
+    "rank_tolerance",
+    "scattered",
+]
+
+# The sizes at which a TPU takes Jacobi's rotations instead of spectral divide and
+# conquer, whose program grows past all bounds; see experiments/benchmarks/README.md.
+JACOBI_SIZES = range(257, 2049)
+
 
 
 def dot(a: Array, b: Array) -> Array:
     """Returns the product in full precision; accelerators round by default."""
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
+
+
+def eigh(matrix: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Returns the eigenvalues, ascending, and the eigenvectors of a symmetric matrix.
+
+    By what each platform compiles and runs well; a TPU's own choice takes minutes to
+    compile where d exceeds 256.
+    """
+    if len(matrix) not in JACOBI_SIZES:
+        return _eigh(matrix)
+    return lax.platform_dependent(matrix, tpu=_jacobi, default=_eigh)
+
+
+def _eigh(matrix):
+    return tuple(jnp.linalg.eigh(matrix))
+
+
+def _jacobi(matrix):
+    implementation = lax.linalg.EighImplementation.JACOBI
+    vectors, values = lax.linalg.eigh(matrix, implementation=implementation)
+    return values, vectors
 
 
 def column_sum(array: Float[Array, "d k"], like: Array) -> Float[Array, "1 m"]:
@@ -55,3 +89,17 @@ def pseudo_inverse(eigenvalues: Float[Array, " d"]) -> Float[Array, " d"]:
     """Returns the inverse of each eigenvalue, and zero for empty directions."""
     kept = eigenvalues > rank_tolerance(eigenvalues)
     return jnp.where(kept, 1 / jnp.where(kept, eigenvalues, 1), 0)
+
+
+def scattered(shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    """Returns a fixed array of numbers without pattern, between -1 and 1.
+
+    A hash of the place. Random numbers proper would be the larger part of what a TPU
+    gets after an eigendecomposition.
+    """
+    rows, columns = (lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in (0, 1))
+    bits = rows * jnp.uint32(0x9E3779B1) + columns * jnp.uint32(0x85EBCA77) + 1
+    for factor in (0x7FEB352D, 0x846CA68B):
+        bits = (bits ^ (bits >> 16)) * jnp.uint32(factor)
+    bits = (bits ^ (bits >> 16)) >> 8
+    return bits.astype(dtype) / 2**23 - 1

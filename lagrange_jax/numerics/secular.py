@@ -68,7 +68,8 @@ def _start(loads, gaps):
     $t = \delta_j + \theta$ is at least what solves $Q_j / t^2 = (1 - a_j)^+ + b_j t$.
     """
     smallest = jnp.finfo(loads.dtype).tiny ** 0.25
-    below = lax.associative_scan(jnp.add, loads)
+    # Not `associative_scan`, which a TPU would get as some hundred slices and pads.
+    below = lax.cumsum(loads)
     first = jnp.max(jnp.sqrt(below) - gaps, axis=0, keepdims=True)
     first = jnp.maximum(first, smallest)
     inverse = 1 / (gaps + first)
@@ -84,7 +85,7 @@ def _start(loads, gaps):
 
 def _sum_above(terms):
     """For every row the sum of the rows after it, without cancellation."""
-    sums = lax.associative_scan(jnp.add, terms, reverse=True)
+    sums = lax.cumsum(terms, reverse=True)
     return jnp.concatenate([sums[1:], jnp.zeros_like(sums[:1])])
 
 

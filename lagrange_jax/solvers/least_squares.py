@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_kind, require_real
 from lagrange_jax.bounds import Constraint, Problem, require_norm_shape
-from lagrange_jax.numerics.linalg import column_length, dot
+from lagrange_jax.numerics.linalg import column_length, dot, scattered
 from lagrange_jax.solvers.certificate import (
     certificate,
     metric_norm_sq,
@@ -163,7 +163,7 @@ def unit_tie_break(
     kernel: Float[ArrayLike, "d k"] | None, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "d k"]:
     """Returns a tie-break with unit columns; random where there is none or a zero."""
-    default = jax.random.uniform(jax.random.key(0), shape, dtype, minval=-1)
+    default = scattered(shape, dtype)
     if kernel is None:
         kernel = default
     kernel = lax.stop_gradient(jnp.asarray(kernel, dtype))

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_shapes
-from lagrange_jax.numerics.linalg import dot, rank_tolerance
+from lagrange_jax.numerics.linalg import dot, eigh, rank_tolerance
 from lagrange_jax.statistics.moments import compute_moments
 from lagrange_jax.statistics.spectrum import Factor, NumBiases, Spectrum
 
@@ -60,7 +60,7 @@ def _decompose(features, targets, weights, *, use_bias):
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
     x = _scaled_rows(features.astype(dtype) - mean_x[None], weights, moments.count)
     t = _scaled_rows(targets.astype(dtype) - mean_t[None], weights, moments.count)
-    eigenvalues, left = jnp.linalg.eigh(lax.stop_gradient(dot(x, x.T)))
+    eigenvalues, left = eigh(lax.stop_gradient(dot(x, x.T)))
     kept = (eigenvalues > rank_tolerance(eigenvalues))[None]
     roots = jnp.sqrt(jnp.where(kept, eigenvalues[None], 1))
     columns = dot(x.T, jnp.where(kept, left / roots, 0))

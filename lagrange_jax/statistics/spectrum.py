@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_record, require_shapes
-from lagrange_jax.numerics.linalg import dot
+from lagrange_jax.numerics.linalg import dot, eigh
 from lagrange_jax.statistics.moments import Moments
 
 __all__ = [
@@ -88,7 +88,7 @@ def _decompose(moments, use_bias):
         cross = cross + jnp.outer(mean_x, mean_t)
         variance = variance + mean_t**2
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
-    eigenvalues, eigenvectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
+    eigenvalues, eigenvectors = eigh(lax.stop_gradient(covariance))
     return Spectrum(
         eigenvalues,
         eigenvectors,
