@@ -12,7 +12,7 @@ CORE := constraints grid linen masks moments nnx norm_path params penalties ridg
 	secular solution spectrum training
 
 .PHONY: setup demo test test-all lint types check check-all check-rest check-newest \
-	docs notebooks clean
+	test-accelerators docs notebooks clean
 
 # Minutes: before every commit.
 test: lint types check
@@ -61,6 +61,21 @@ check-rest: setup
 check-all: setup
 	$(BIN)/python $(PYTEST) tests
 
+# Compiles for a TPU and a GPU that need not be there, against ceilings. The compilers
+# take 1.4 GB; tests of one that does not install are skipped.
+test-accelerators: setup .accelerators/.tried
+	$(BIN)/python -m pytest -q -rs tests/accelerators
+
+.accelerators/.tried: pyproject.toml
+	mkdir -p .accelerators
+	for target in v5e h100; do \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade \
+			--target .accelerators/$$target \
+			$$($(BIN)/python -m experiments.benchmarks.compiled $$target --packages) \
+			|| rm -rf .accelerators/$$target; \
+	done
+	touch $@
+
 ifeq ($(NEWEST),)
 check-newest:
 	@echo "check-newest: skipped, since there is no Python 3.13 here"
@@ -80,4 +95,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf .venv .venv-newest runs build dist docs/_build .pytest_cache .ruff_cache .cache
+	rm -rf .venv .venv-newest .accelerators runs build dist docs/_build .pytest_cache .ruff_cache .cache

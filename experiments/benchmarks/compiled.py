@@ -3,12 +3,13 @@
     make test-accelerators    # installs the compilers, runs this and the ceilings
     python -m experiments.benchmarks.compiled v5e [--only NAME] [--out FILE]
 
-A compiled program tells how large it is, what memory it takes beside its arguments, what
-moves between devices and which library calls it makes. Seconds are processor time of the
-compiler, of all threads. Loops count once in `flops`.
+A compiled program tells how large it is, what memory it takes beside its arguments,
+what moves between devices and which library calls it makes. Seconds are processor time
+of the compiler, of all threads. Loops count once in `flops`.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TARGETS", "measure"]
+__all__ = ["TARGETS", "measure", "packages"]
 
 # What XLA has to know of an H100 (SXM5, 80 GB), from its data sheet.
 H100 = """
@@ -57,6 +58,20 @@ ENVIRONMENT = dict(
     TPU_ACCELERATOR_TYPE="v5litepod-4",
     TPU_WORKER_HOSTNAMES="localhost",
 )
+
+
+# Beside JAX's own packages, what its compiler for NVIDIA calls.
+NVIDIA = ("nvcc", "runtime", "cupti")
+
+
+def packages(target: str) -> list[str]:
+    """Returns the packages that hold the compiler of a target, without dependencies."""
+    if TARGETS[target]["platform"] == "tpu":
+        wanted = importlib.metadata.requires("jax") or []
+        return [x.split(";")[0].strip() for x in wanted if x.startswith("libtpu")][:1]
+    version = importlib.metadata.version("jaxlib")
+    jax = [f"jax-cuda12-{part}=={version}" for part in ("plugin", "pjrt")]
+    return [*jax, *(f"nvidia-cuda-{x}-cu12" for x in NVIDIA), "nvidia-nvjitlink-cu12"]
 
 
 def mesh_of(target: str) -> Any:
@@ -118,7 +133,11 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--only", action="append", help="a program by its name")
     parser.add_argument("--out", type=Path, help="the record to write or to extend")
+    parser.add_argument("--packages", action="store_true", help="print what it takes")
     options = parser.parse_args()
+    if options.packages:
+        print(*packages(options.target))
+        return
     os.environ.update(ENVIRONMENT)  # before JAX is imported
 
     from experiments.benchmarks.programs import PROGRAMS

@@ -60,7 +60,7 @@ def _moments(d: int, k: int, batch: tuple[int, ...] = ()) -> lj.Moments:
 
 
 def _solve(moments: lj.Moments) -> lj.HeadSolution:
-    return lj.solve_least_squares(moments, 1.0)
+    return lj.solve_least_squares(moments, lj.constraints.fixed_norm(1.0))
 
 
 def head(d: int, k: int, batch: tuple[int, ...], mesh: Mesh) -> Program:
@@ -140,7 +140,7 @@ def cnn_grid(mesh: Mesh) -> Program:
         optax.losses.squared_error,
         lambda strength: optax.chain(lj.add_l2_penalty(strength), optax.adam(1e-3)),
         lj.lagrange(),
-        data,
+        lj.Batch(*data),
         num_epochs=2,
         batch_size=32,
         block_size=32,

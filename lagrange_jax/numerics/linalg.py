@@ -23,7 +23,6 @@ __all__ = [
 JACOBI_SIZES = range(257, 2049)
 
 
-
 def dot(a: Array, b: Array) -> Array:
     """Returns the product in full precision; accelerators round by default."""
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)

@@ -73,9 +73,7 @@ def test_moments_are_all_reduced_and_nothing_else_moves(compiled):
 
 
 @on_each
-@pytest.mark.parametrize(
-    "program", ["grid of 560 networks", "grid of 128 small CNNs"]
-)
+@pytest.mark.parametrize("program", ["grid of 560 networks", "grid of 128 small CNNs"])
 def test_members_of_a_grid_neither_speak_nor_copy_the_data(compiled, program):
     row = compiled[program]
     assert row["collective_bytes"] == {}
