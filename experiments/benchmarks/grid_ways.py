@@ -130,12 +130,12 @@ def tiled_train(problem: Problem):
     )
 
 
-def grid_axes(config: Config) -> dict[str, Any]:
+def grid_axes(problem: Problem) -> dict[str, Any]:
     """Returns the axes of the whole grid."""
-    digits = [m * 10.0**e for e in range(-5, -1) for m in (1, 2, 4, 8)]
+    config = problem.config
     return {
-        "strength": np.float32(digits[: config.num_strengths]),
-        "num_examples": list(config.sizes),
+        "strength": problem.strengths,
+        "num_examples": np.array(config.sizes),
         "key": jax.random.split(jax.random.key(0), config.num_seeds),
     }
 
@@ -143,7 +143,7 @@ def grid_axes(config: Config) -> dict[str, Any]:
 def tiled_grid(problem: Problem):
     """Returns this library's way: the whole grid, every epoch, nothing scaled."""
     config, train = problem.config, tiled_train(problem)
-    axes = grid_axes(config)
+    axes = grid_axes(problem)
     mesh = grid_mesh(jax.devices()[:1])
     models = config.num_strengths * config.num_seeds
 

@@ -3,6 +3,7 @@
 A mesh of devices that are not there will do, see `experiments.benchmarks.compiled`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lagrange_jax as lj
-from experiments.benchmarks.grid_ways import Config, make_problem, tiled_train
+from experiments.benchmarks.grid_ways import (
+    Config,
+    grid_axes,
+    make_problem,
+    tiled_train,
+)
 from lagrange_jax.distributed import sharded_moments
 from lagrange_jax.training import _plan
 
@@ -67,7 +73,7 @@ def head(d: int, k: int, batch: tuple[int, ...], mesh: Mesh) -> Program:
     """The solved head: from moments to kernel, certificate and status."""
     solve = jax.vmap(_solve) if batch else _solve
     moments = _lay(_moments(d, k, batch), _one(mesh))
-    return Program(solve, (moments,), members=int(np.prod(batch, dtype=int)))
+    return Program(solve, (moments,), members=math.prod(batch))
 
 
 def sharded(mesh: Mesh) -> Program:
@@ -107,28 +113,21 @@ def initialize_cnn(mesh: Mesh) -> Program:
     return Program(initialize, arguments)
 
 
-def _grid(train, axes, together, data_bytes, mesh: Mesh) -> Program:
-    mesh = lj.training.make_mesh(list(mesh.devices.flat))
-    outer = tuple(name for name in axes if name not in together) or tuple(axes)
-    inner = tuple(name for name in axes if name not in outer)
-    total = int(np.prod([len(axes[name]) for name in outer]))
-    rows = -(-total // mesh.size) * mesh.size
+def _grid(train, axes, vmap_axes, data_bytes, mesh: Mesh) -> Program:
+    here = lj.training.grid_mesh(jax.devices("cpu")[:1])
+    plan = _plan.plan_grid(train, axes, here, vmap_axes)
+    mesh = Mesh(mesh.devices.ravel(), (_plan.AXIS,))
+    rows = -(-plan.total // mesh.size) * mesh.size
     index = _lay(jnp.zeros(rows, jnp.int32), mesh, _plan.AXIS)
-    call = partial(_plan._call, train, outer, inner, mesh)
-    members = rows // mesh.size * int(np.prod([len(axes[x]) for x in inner], dtype=int))
-    return Program(call, (_lay(axes, mesh), index), members, data_bytes)
+    members = math.prod(len(x) for x in axes.values()) // mesh.size
+    run = partial(_plan._run, plan.layout._replace(mesh=mesh))
+    return Program(run, (*_lay(plan.placed, mesh), index), members, data_bytes)
 
 
 def mlp_grid(mesh: Mesh) -> Program:
     """14 strengths, 10 sizes and 4 seeds of a network of 15 hidden units."""
-    config = Config()
-    problem = make_problem(config)
-    axes = dict(
-        strength=jnp.asarray(problem.strengths),
-        num_examples=jnp.asarray(config.sizes),
-        key=jax.random.split(jax.random.key(0), config.num_seeds),
-    )
-    train = tiled_train(problem)
+    problem = make_problem(Config())
+    train, axes = tiled_train(problem), grid_axes(problem)
     return _grid(train, axes, ("strength",), problem.inputs.nbytes, mesh)
 
 
@@ -143,15 +142,15 @@ def cnn_grid(mesh: Mesh) -> Program:
         lj.Batch(*data),
         num_epochs=2,
         batch_size=32,
-        block_size=32,
+        eval_batch_size=32,
     )
     strengths, sizes, seeds = CNN_MEMBERS
     axes = dict(
         strength=jnp.ones(strengths),
-        num_examples=jnp.full(sizes, CNN_SHAPE[0], jnp.int32),
+        num_examples=np.full(sizes, CNN_SHAPE[0]),
         key=jax.random.split(jax.random.key(0), seeds),
     )
-    return _grid(train, axes, (), data[0].nbytes, mesh)
+    return _grid(train, axes, None, data[0].nbytes, mesh)
 
 
 PROGRAMS: dict[str, Callable[[Mesh], Program]] = {
