@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
-from experiments.studies.rul.methods import BASELINES, LABELS
+from experiments.studies.rul.methods import BASELINES, BIAS_ONLY, LABELS
 from experiments.studies.rul.results import Results, make_table, read_results
-from lagrange_jax.plots import plot_band
+from lagrange_jax.plots import plain_log_axes, plot_band
 
 __all__ = ["draw"]
 
 IN_CURVES = (
-    *("kaiming", "xavier", "orthogonal", "unconstrained"),
+    *("kaiming", "lecun", "zero_bias", "unconstrained"),
     *("forward_equality", "backward_equality", "loss_within_50"),
 )
 IN_TRAJECTORIES = ("kaiming", "forward_equality", "backward_equality", "unconstrained")
@@ -33,6 +33,10 @@ def _methods(results: Results, wanted, scale: float) -> list[str]:
     return [x for x in wanted if (x, scale) in results]
 
 
+def _style(method: str) -> str:
+    return "--" if method in BASELINES else ":" if method in BIAS_ONLY else "-"
+
+
 def draw_curves(results: Results) -> Figure:
     """Validation error against epochs, mean over seeds with its 95% band."""
     scales = _scales(results)
@@ -47,7 +51,7 @@ def draw_curves(results: Results) -> Figure:
                 [np.sqrt(x.validation[:points]) for x in some],
                 label=LABELS[method],
                 color=plotting.colour_of(method, IN_CURVES),
-                linestyle="--" if method in BASELINES else "-",
+                linestyle=_style(method),
             )
         ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))
         plotting.plain_log_ticks(ax, (12, 15, 20, 30, 50, 100))
@@ -117,7 +121,8 @@ def draw_norms(results: Results, folder: Path) -> Figure:
         ax.plot(norms, validation**0.5, color="#D55E00", label="validation windows")
         _mark_heads(ax, results, scale)
         ax.set(title=_title(scale), xlabel="squared norm of the head", xscale="log")
-        ax.set_ylim(10, 130)
+        ax.set_yscale("log")
+        plain_log_axes(ax)
     axes.flat[0].set_ylabel("RMSE before training, cycles")
     axes.flat[0].legend(frameon=False, fontsize="small", loc="upper left")
     return figure

@@ -17,6 +17,9 @@ __all__ = ["REFERENCE", "Result", "make_table", "read_results"]
 REFERENCE = "kaiming"
 """The baseline whose best validation loss is the target for all."""
 
+RANDOM = ("kaiming", "xavier", "lecun", "orthogonal")
+"""Random heads, of which the best on a seed is a stronger baseline."""
+
 
 class Result(NamedTuple):
     """One trained network; a row that began like another one has its curve.
@@ -92,6 +95,20 @@ def _epochs_to_reference(results: Results, result: Result, scale: float) -> floa
     return np.nan
 
 
+def _saving_over_best(results: Results, some: Sequence[Result], scale: float) -> str:
+    """Against the random head that trains best on the same seed."""
+    saved = []
+    for one in some:
+        others = [x for m in RANDOM for x in results.get((m, scale), [])]
+        others = [x for x in others if x.seed == one.seed]
+        best = min(others, key=lambda x: x.validation.min())
+        target = best.validation.min()
+        needed = epochs_to(target, one.epochs, one.validation)
+        reference = epochs_to(target, best.epochs, best.validation)
+        saved.append(100 * (1 - needed / reference))
+    return interval(saved, ".0f")
+
+
 def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
     own = [_epochs_to_reference(results, x, scale) for x in some]
     references = {x.seed: x for x in results[REFERENCE, scale]}
@@ -111,6 +128,7 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
     yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: _epochs_to_reference(results, x, scale), ".2f")
     yield _saving(results, some, scale)
+    yield _saving_over_best(results, some, scale)
     if len(scales) > 1:
         best = min(scales, key=lambda s: _mean_best(results[REFERENCE, s]))
         yield _saving(results, some, best)
@@ -146,6 +164,7 @@ def _header(scales: Sequence[float]) -> list[str]:
         "initial validation RMSE",
         f"epochs to {LABELS[REFERENCE]}'s best validation loss",
         "saving, %",
+        "saving against the seed's best random head, %",
         *(both if len(scales) > 1 else []),
         "best validation RMSE",
         "test RMSE",
