@@ -139,7 +139,9 @@ def at_strength(
     Raises:
       ValueError: if the criterion, the relation or the metric is unknown.
     """
-    if not callable(criterion) and criterion not in (*_CRITERIA, "leave_one_out"):
+    known = (*_CRITERIA, "leave_one_out")
+    is_known = isinstance(criterion, str) and criterion in known
+    if not callable(criterion) and not is_known:
         raise ValueError(
             f"expected criterion to be one of {(*_CRITERIA, 'leave_one_out')} or a "
             f"function (spectrum, strength); got {criterion!r}."

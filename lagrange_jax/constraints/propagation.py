@@ -84,7 +84,7 @@ def variance_scaling(
     require_positive("scale", scale)
     if np.ndim(scale):
         raise ValueError(f"expected a scalar scale; got shape {np.shape(scale)}.")
-    if mode not in get_args(Mode):
+    if not isinstance(mode, str) or mode not in get_args(Mode):
         raise ValueError(f"expected mode to be one of {get_args(Mode)}; got {mode!r}.")
     radius = _FanNorm(hashable(scale), mode, per_output)
     return make_constraint(radius, relation, metric)

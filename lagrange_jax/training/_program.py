@@ -98,7 +98,8 @@ class _Lowered:
     """A lowered program, equal to those of the same text on the same devices."""
 
     def __init__(self, lowered: Any, devices: tuple[Any, ...]):
-        text = lowered.as_text()
+        # The text leaves out the arguments that are not used.
+        text = f"{lowered.args_info}\n{lowered.as_text()}"
         # Texts of programs that call Python do not say what they call.
         own = id(lowered) if "callback" in text else None
         self.lowered, self.devices = lowered, devices

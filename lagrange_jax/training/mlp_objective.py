@@ -79,6 +79,7 @@ def mlp_objective(
         networks do not see the same examples.
     """
     require_kind("model", model, Model)
+    require_callable("loss_fn", loss_fn)
     require_callable("activation", activation)
     _check_form(model, activation)
     value_and_grad = _make_value_and_grad(loss_fn, activation)
