@@ -350,7 +350,7 @@ def initialise_against_epoch(rounds, n):
 
     ways = {
         "initialize": lambda: jax.block_until_ready(
-            lj.initialize(key, model, init, (x, t), batch_size=1024)
+            lj.initialize(key, model, init, (x, t), eval_batch_size=1024)
         ),
         "epoch": call(epoch, params, x, t),
     }

@@ -12,27 +12,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_kind, require_record, require_shapes
-from lagrange_jax.batches import as_batch, as_batches, is_arrays, require_examples
+from lagrange_jax.batches import as_batch, require_examples
 from lagrange_jax.distributed.processes import (
     PROCESS,
     from_all,
-    from_first,
     process_mesh,
     stack_processes,
 )
-from lagrange_jax.initializers.transforms import require_initialize
 from lagrange_jax.statistics.moments import Moments, all_reduce_moments, compute_moments
-from lagrange_jax.types import Batch, Batches, InitTransform, Key, Model, Variables
+from lagrange_jax.types import Batch
 
 __all__ = [
     "all_reduce_processes",
-    "initialize_sharded",
+    "check_rows",
+    "gather_sizes",
     "shard_batch",
     "sharded_moments",
 ]
@@ -60,7 +58,7 @@ def shard_batch(data: Any, mesh: Mesh) -> Batch:
     like = jax.eval_shape(as_batch, data)
     batch = jax.tree.map(lambda x, y: np.asarray(x, y.dtype), data, like)
     processes = len({device.process_index for device in mesh.devices.flat})
-    sizes = _gather_sizes(batch) if processes > 1 else [len(batch.targets)]
+    sizes = gather_sizes(batch) if processes > 1 else [len(batch.targets)]
     devices = mesh.size // processes
     rows = -(-max(sizes) // devices) * devices
     if set(sizes) != {rows}:
@@ -97,7 +95,7 @@ def sharded_moments(
     require_kind("mesh", mesh, Mesh)
     arrays = dict(features=features, targets=targets, weights=weights)
     require_shapes(dict(features="n d", targets="n k", weights="n"), arrays)
-    _check_rows(targets, mesh)
+    check_rows(targets, mesh)
     return _sharded_moments(features, targets, weights, mesh)
 
 
@@ -121,129 +119,6 @@ def all_reduce_processes(moments: Moments) -> Moments:
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), whole)
 
 
-def initialize_sharded(
-    key: Key,
-    model: Model,
-    init: InitTransform,
-    batches: Any,
-    *,
-    mesh: Mesh | None = None,
-    batch_size: int = 1024,
-) -> tuple[Variables, Any]:
-    """`initialize` with examples spread over devices and processes.
-
-    Arrays: each device takes the examples that lie on it through the network,
-    `batch_size` at a time. An iterable: each process streams its own examples, as many
-    batches as it has. In both cases one all-reduce of the moments follows, and every
-    device solves for the same head: that of all examples, the same as `initialize`
-    gives on one device up to rounding.
-
-    Transforms that ask for one batch, such as `lsuv`, see the first one of the first
-    device or process. Networks that are random as they are tapped draw anew on each.
-
-    Args:
-      key: PRNG key, the same on every process.
-      model: made by `linen.as_model` or `nnx.as_model`.
-      init: an init transform that folds moments, or nothing, over the examples.
-      batches: this process's `(inputs, targets[, weights])`, or global arrays that
-        lie on the mesh, from `shard_batch`; or an iterable of this process's batches.
-      mesh: devices that share arrays; None means all, of all processes.
-      batch_size: examples in one forward pass on each device.
-
-    Returns:
-      The variables and the transform's info, on every device of the mesh for arrays,
-      on each process for an iterable.
-
-    Raises:
-      ValueError: if data do not fit the model or the mesh, or the transform folds
-        something that is not `Moments`.
-    """
-    require_initialize(key, model, init, batch_size)
-    if not is_arrays(batches):
-        variables, stream = jax.jit(model.init)(key), _stream(batches)
-        return init(_transform_key(key), model, variables, stream)
-    if mesh is None:
-        mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
-    require_kind("mesh", mesh, Mesh)
-    devices = set(mesh.devices.flat)
-    targets = batches[1]
-    lies = isinstance(targets, jax.Array) and targets.sharding.device_set == devices
-    batch = as_batch(batches) if lies else shard_batch(batches, mesh)
-    _check_rows(batch.targets, mesh)
-    return _initialize(key, batch, model, init, batch_size, mesh)
-
-
-def _transform_key(key):
-    # As `initialize` does, so that the body of the network is the same.
-    return jax.random.fold_in(key, 1)
-
-
-@partial(jax.jit, static_argnames=("model", "init", "batch_size", "mesh"))
-def _initialize(key, batch, model, init, batch_size, mesh):
-    axes = mesh.axis_names
-
-    def share(key, batch):
-        local, rank = as_batches(batch, batch_size), lax.axis_index(axes)
-        fold = _merging(local.fold, rank, partial(all_reduce_moments, axis_name=axes))
-
-        def of_first(x):
-            return lax.psum(jnp.where(rank == 0, x, jnp.zeros_like(x)), axes)
-
-        batches = Batches(fold, jax.tree.map(of_first, local.first))
-        return init(_transform_key(key), model, model.init(key), batches)
-
-    # Loops inside a network may start from constants, which the check would refuse.
-    return jax.shard_map(
-        share, mesh=mesh, in_specs=(P(), P(axes)), out_specs=P(), check_vma=False
-    )(key, batch)
-
-
-def _stream(stream):
-    """An iterable of each process's batches, seen as one fold over all of them."""
-    local = as_batches(stream)
-    if jax.process_count() == 1:
-        return local
-    sizes = _gather_sizes(local.first)
-    if len(set(sizes)) > 1:
-        raise ValueError(
-            "expected first batches of one size on all processes; got sizes "
-            f"{sizes}. Pad them with examples of weight zero."
-        )
-    first = from_first(local.first)
-    fold = _merging(local.fold, jax.process_index(), all_reduce_processes)
-    return Batches(fold, first)
-
-
-def _merging(fold, rank, all_reduce):
-    """Returns a fold over one shard that merges moments with the others' at the end.
-
-    Keys differ from shard to shard.
-    """
-
-    def split(x):
-        return jax.random.fold_in(x, rank) if _is_key(x) else x
-
-    def merge(x):
-        if isinstance(x, Moments):
-            return all_reduce(x)
-        if _is_key(x):
-            return x
-        raise ValueError(
-            "expected an init transform that folds Moments over the examples, which "
-            f"shards can merge; got {x.dtype}{list(x.shape)}. Use initialize."
-        )
-
-    def merging(step, state, *constants):
-        state = fold(step, jax.tree.map(split, state), *constants)
-        return jax.tree.map(merge, state, is_leaf=lambda x: isinstance(x, Moments))
-
-    return merging
-
-
-def _is_key(x):
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _pad(batch: Batch, rows: int) -> Batch:
     """Repeats examples, which any network can take, with weight zero."""
     size, index = len(batch.targets), np.arange(rows)
@@ -253,11 +128,13 @@ def _pad(batch: Batch, rows: int) -> Batch:
     return batch
 
 
-def _gather_sizes(batch):
+def gather_sizes(batch: Batch) -> list[int]:
+    """Returns the number of examples that each process has."""
     return from_all(np.int32(len(batch.targets))).tolist()
 
 
-def _check_rows(targets, mesh):
+def check_rows(targets: Any, mesh: Mesh) -> None:
+    """Raises a `ValueError` unless the devices divide the rows."""
     if len(targets) % mesh.size:
         raise ValueError(
             f"expected a number of rows that {mesh.size} devices divide; got "

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, orthogonal
+from jax.sharding import Mesh
 
 from lagrange_jax._checks import (
     require_callable,
@@ -19,7 +20,9 @@ from lagrange_jax._checks import (
     require_kind,
     require_shapes,
 )
+from lagrange_jax._progress import announce
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.initializers.sharded import initialize_on_mesh, transform_key
 from lagrange_jax.models.params import (
     HeadArrays,
     get_head,
@@ -35,7 +38,6 @@ __all__ = [
     "lsuv",
     "reinitialize",
     "require_batches",
-    "require_initialize",
 ]
 
 
@@ -181,9 +183,10 @@ def initialize(
     key: Key,
     model: Model,
     init: InitTransform,
-    batches: Any = None,
+    data: Any = None,
     *,
-    batch_size: int = 1024,
+    mesh: Mesh | None = None,
+    eval_batch_size: int = 1024,
 ) -> tuple[Variables, Any]:
     """Draws a model's parameters and applies an init transform.
 
@@ -192,19 +195,31 @@ def initialize(
     the data is a Python loop of jitted steps, so that a data set of any length
     streams through.
 
+    With a mesh the examples are spread over its devices, and over processes: one
+    all-reduce of moments, and every device solves for the same head, that of all
+    examples. Transforms that ask for one batch, such as `lsuv`, then see the first one
+    of the first device or process; networks that are random as they are tapped draw
+    anew on each.
+
     Args:
-      key: PRNG key; decides the random parameters and every random choice.
+      key: PRNG key, the same on every process; decides the random parameters and every
+        random choice.
       model: made by `linen.as_model` or `nnx.as_model`.
       init: an init transform.
-      batches: `(inputs, targets)` or `(inputs, targets, weights)` arrays, or an
-        iterable of such tuples. May be None for transforms that need no data.
-      batch_size: examples in one forward pass when `batches` is arrays.
+      data: `(inputs, targets)` or `(inputs, targets, weights)` arrays, or an
+        iterable of such tuples. May be None for transforms that need no data. With a
+        mesh: this process's share, or global arrays from `shard_batch`.
+      mesh: devices that share the examples; None means this process's default one.
+      eval_batch_size: examples in one forward pass, on each device, when `data` is
+        arrays.
 
     Returns:
-      The variables, like those of the module's own `init`, and the transform's info.
+      The variables, like those of the module's own `init`, and the transform's info;
+      with a mesh on every device of it for arrays, on each process for an iterable.
 
     Raises:
-      ValueError: if data are missing or do not fit the model; the sentence says how.
+      ValueError: if data are missing or do not fit the model or the mesh, or with a
+        mesh the transform folds something that is not `Moments`; the sentence says how.
 
     Example:
       >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
@@ -216,28 +231,21 @@ def initialize(
       >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
       >>> lj.check(info)  # raises if a head could not be solved
     """
-    require_initialize(key, model, init, batch_size)
-    if batches is None or is_arrays(batches):
-        data = None if batches is None else as_batch(batches)
-        return _initialize(key, data, model, init, batch_size)
-    variables = jax.jit(model.init)(key)
-    return init(_transform_key(key), model, variables, as_batches(batches))
-
-
-def require_initialize(key: Any, model: Any, init: Any, batch_size: Any) -> None:
-    """Refuses arguments of `initialize` that are of another kind."""
     require_key(key)
     require_kind("model", model, Model)
     require_callable("init", init)
-    require_count("batch_size", batch_size)
+    require_count("eval_batch_size", eval_batch_size)
+    with announce(lambda: "initialising a network"):
+        if mesh is not None and data is not None:
+            return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
+        if data is None or is_arrays(data):
+            batch = None if data is None else as_batch(data)
+            return _initialize(key, batch, model, init, eval_batch_size)
+        variables = jax.jit(model.init)(key)
+        return init(transform_key(key), model, variables, as_batches(data))
 
 
-def _transform_key(key):
-    # The model's own init gets the key itself: the same draw as module.init(key).
-    return jax.random.fold_in(key, 1)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "init", "batch_size"))
-def _initialize(key, data, model, init, batch_size):
-    batches = None if data is None else as_batches(data, batch_size)
-    return init(_transform_key(key), model, model.init(key), batches)
+@functools.partial(jax.jit, static_argnames=("model", "init", "eval_batch_size"))
+def _initialize(key, batch, model, init, eval_batch_size):
+    batches = None if batch is None else as_batches(batch, eval_batch_size)
+    return init(transform_key(key), model, model.init(key), batches)

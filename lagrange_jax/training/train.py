@@ -140,7 +140,7 @@ def make_train(
         given, is_enough = keep_first(draw(data, data_key), num_examples)
         held_out = None if validation is None else draw(validation, held_out_key)
         variables, info = initialize(
-            init_key, model, init or chain(), given, batch_size=eval_batch_size
+            init_key, model, init or chain(), given, eval_batch_size=eval_batch_size
         )
         optimizer = optax.with_extra_args_support(optimizer_fn(strength))
         update = make_update(objective, optimizer)

@@ -20,7 +20,6 @@ from experiments.benchmarks.pod import collective_bytes
 from lagrange_jax.distributed import sharding
 from lagrange_jax.distributed.sharding import (
     all_reduce_processes,
-    initialize_sharded,
     shard_batch,
 )
 from lagrange_jax.training._plan import plan_grid
@@ -75,8 +74,8 @@ def run_heads(mine):
     return {
         "laid": program(*batch),
         "streamed": all_reduce_processes(jax.jit(lj.compute_moments)(*mine)),
-        "tapped": initialize_sharded(key, model, collect, stream)[1],
-        "head": initialize_sharded(key, model, SOLVE, batch, batch_size=64),
+        "tapped": lj.initialize(key, model, collect, stream, mesh=mesh)[1],
+        "head": lj.initialize(key, model, SOLVE, batch, mesh=mesh, eval_batch_size=64),
         "moved": dict(collective_bytes(str(program.as_text()))),
     }
 

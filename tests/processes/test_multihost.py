@@ -71,7 +71,7 @@ def test_moments_are_those_of_all_examples(found, route, rank):
 
 def test_heads_are_those_of_one_device(found):
     key, model = jax.random.key(0), worker.make_model()
-    one = lj.initialize(key, model, worker.SOLVE, GIVEN, batch_size=64)
+    one = lj.initialize(key, model, worker.SOLVE, GIVEN, eval_batch_size=64)
     wanted, wanted_info = worker.to_numpy(one)
     for rank in RANKS:
         variables, info = found[rank]["head"]

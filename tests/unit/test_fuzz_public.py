@@ -129,10 +129,6 @@ def initialize(data, key, model, init, **options):
     return lj.initialize(key, model, init, data, **options)
 
 
-def initialize_sharded(data, key, model, init, **options):
-    return lj.distributed.initialize_sharded(key, model, init, data, **options)
-
-
 def trace_train(data, **options):
     return traced(lj.make_train(data=data, **options))
 
@@ -240,11 +236,13 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "initialize": (
         on_data(initialize),
-        dict(**EXAMPLES, key=KEY, model=LINEAR, init=INIT, batch_size=4),
+        dict(**EXAMPLES, key=KEY, model=LINEAR, init=INIT, eval_batch_size=4),
     ),
-    "initialize_sharded": (
-        on_data(initialize_sharded),
-        dict(**EXAMPLES, key=KEY, model=LINEAR, init=INIT, mesh=MESH, batch_size=4),
+    "initialize on a mesh": (
+        on_data(initialize),
+        dict(
+            **EXAMPLES, key=KEY, model=LINEAR, init=INIT, mesh=MESH, eval_batch_size=4
+        ),
     ),
     "lagrange of classes": (
         lambda **options: lj.lagrange(loss=lj.initializers.CrossEntropy(**options)),

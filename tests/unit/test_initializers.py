@@ -93,7 +93,9 @@ class TestLagrange:
     @pytest.mark.parametrize("batch_size", [7, 40])
     def test_weights_and_batch_sizes(self, key, model, batch_size):
         data = INPUTS, TARGETS, WEIGHTS
-        variables, info = lj.initialize(key, model, SOLVE, data, batch_size=batch_size)
+        variables, info = lj.initialize(
+            key, model, SOLVE, data, eval_batch_size=batch_size
+        )
         promised = loss(model, variables, weights=WEIGHTS)
         np.testing.assert_allclose(info.objective, promised, rtol=1e-5)
 

@@ -46,7 +46,9 @@ def features(model, variables):
 
 def test_equals_the_solver_on_the_head_inputs(model, key):
     init = lj.lagrange(NORM, loss="cross_entropy")
-    variables, info = lj.initialize(key, model, init, (IMAGES, LABELS), batch_size=150)
+    variables, info = lj.initialize(
+        key, model, init, (IMAGES, LABELS), eval_batch_size=150
+    )
     lj.check(info)
     plain = model.init(key)
     head = lj.solve_cross_entropy(

@@ -10,12 +10,11 @@ from jax.sharding import PartitionSpec as P
 
 import lagrange_jax as lj
 from experiments.benchmarks.pod import collective_bytes, moments_bytes
-from lagrange_jax.distributed import sharding
 from lagrange_jax.distributed.sharding import (
-    initialize_sharded,
     shard_batch,
     sharded_moments,
 )
+from lagrange_jax.initializers import sharded
 from tests import oracles
 from tests.processes.multihost_worker import SOLVE, D, K, head_inputs, make_model
 from tests.unit.test_moments import assert_close, data
@@ -70,15 +69,20 @@ GIVEN = data(n=1003)
 @pytest.fixture(scope="module")
 def solved(model):
     """Variables and info, solved for on two axes of devices."""
-    return initialize_sharded(
-        jax.random.key(0), model, SOLVE, GIVEN, mesh=MESHES["two_axes"], batch_size=32
+    return lj.initialize(
+        jax.random.key(0),
+        model,
+        SOLVE,
+        GIVEN,
+        mesh=MESHES["two_axes"],
+        eval_batch_size=32,
     )
 
 
 def test_the_head_is_that_of_one_device(key, model, solved):
     variables, info = solved
     inputs, targets, weights = GIVEN
-    wanted, wanted_info = lj.initialize(key, model, SOLVE, GIVEN, batch_size=32)
+    wanted, wanted_info = lj.initialize(key, model, SOLVE, GIVEN, eval_batch_size=32)
     lj.check(info)
     chex.assert_trees_all_close(variables, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(info.objective, wanted_info.objective, rtol=1e-5)
@@ -106,7 +110,7 @@ def lower(model, num_examples):
         *[jax.ShapeDtypeStruct(s, jnp.float32, sharding=rows) for s in shapes]
     )
     key = jax.random.key(0)
-    return sharding._initialize.lower(key, batch, model, SOLVE, 64, mesh).compile()
+    return sharded._initialize.lower(key, batch, model, SOLVE, 64, mesh).compile()
 
 
 def test_only_moments_travel_and_memory_does_not_grow_with_the_examples(model):
@@ -130,7 +134,9 @@ def test_the_counter_of_bytes_sees_a_gathered_array():
 
 def test_one_batch_is_the_first_of_the_first_device(key, model):
     inputs, targets, _ = data(n=64)
-    _, found = initialize_sharded(key, model, lj.lsuv(), (inputs, targets))
+    _, found = lj.initialize(
+        key, model, lj.lsuv(), (inputs, targets), mesh=MESHES["auto"]
+    )
     _, wanted = lj.initialize(key, model, lj.lsuv(), (inputs[:8], targets[:8]))
     chex.assert_trees_all_close(found, wanted, rtol=1e-5)
 
@@ -143,7 +149,7 @@ def test_what_cannot_be_merged_is_refused(key, model):
         return variables, total
 
     with pytest.raises(ValueError, match="folds Moments"):
-        initialize_sharded(key, model, count, (inputs, targets))
+        lj.initialize(key, model, count, (inputs, targets), mesh=MESHES["auto"])
     with pytest.raises(ValueError, match="shard_batch pads"):
         sharded_moments(jnp.ones((9, D)), jnp.ones((9, K)), mesh=MESHES["auto"])
     with pytest.raises(ValueError, match="expected a batch"):
