@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from lagrange_jax._checks import require_kind
-from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.batches import as_batch, as_batches, is_arrays, require_examples
 from lagrange_jax.distributed.processes import from_first, is_key
 from lagrange_jax.distributed.sharding import (
     all_reduce_processes,
@@ -47,7 +47,7 @@ def initialize_on_mesh(
     if not is_arrays(data):
         variables, stream = jax.jit(model.init)(key), _stream(data)
         return init(transform_key(key), model, variables, stream)
-    devices, targets = set(mesh.devices.flat), data[1]
+    devices, targets = set(mesh.devices.flat), require_examples(data).targets
     lies = isinstance(targets, jax.Array) and targets.sharding.device_set == devices
     batch = as_batch(data) if lies else shard_batch(data, mesh)
     check_rows(batch.targets, mesh)

@@ -27,7 +27,14 @@ def as_key(key: Any) -> Key:
 
 def draw(data: Data, key: Key) -> Batch:
     """Returns the examples; what those of weight zero hold is out of the way."""
-    return replace_unweighted(as_batch(data(key) if callable(data) else data))
+    batch = as_batch(data(key) if callable(data) else data)
+    if batch.weights is not None and batch.weights.ndim != 1:
+        raise ValueError(
+            "expected one weight an example, weights [n], to train with; got "
+            f"{list(batch.weights.shape)}. Put the weights of tokens or outputs into "
+            "the targets, and let loss_fn multiply by them."
+        )
+    return replace_unweighted(batch)
 
 
 def keep_first(data: Batch, num_examples) -> tuple[Batch, Bool[Array, ""]]:

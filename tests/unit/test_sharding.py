@@ -153,4 +153,4 @@ def test_what_cannot_be_merged_is_refused(key, model):
     with pytest.raises(ValueError, match="shard_batch pads"):
         sharded_moments(jnp.ones((9, D)), jnp.ones((9, K)), mesh=MESHES["auto"])
     with pytest.raises(ValueError, match="expected a batch"):
-        shard_batch([inputs, targets], MESHES["auto"])
+        shard_batch(iter([(inputs, targets)]), MESHES["auto"])
