@@ -29,15 +29,16 @@ def is_arrays(data: Any) -> bool:
     """
     if isinstance(data, Mapping) or hasattr(data, "targets"):
         return True
+    if isinstance(data, list):  # of nested lists it could be a stream
+        return len(data) in (2, 3) and any(hasattr(x, "shape") for x in data)
+    return _is_pair(data)
+
+
+def _is_pair(data: Any) -> bool:
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         return False
-    if isinstance(data, tuple):
-        return _is_array(data[1]) or isinstance(data[1], Mapping)
-    return any(hasattr(x, "shape") for x in data)  # nested lists could be a stream
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") or _is_numbers(value)
+    is_known = hasattr(data[1], "shape") or isinstance(data[1], Mapping)
+    return is_known or _is_numbers(data[1])
 
 
 def _is_numbers(value: Any) -> bool:
@@ -82,8 +83,8 @@ def as_inputs(tree: Any, name: str = "inputs") -> Any:
     """
     tree = jax.tree.map(lambda x: _as_array(name, x), tree, is_leaf=_is_leaf)
     require_numbers(name, tree)
-    is_shape = lambda x: isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
-    return jax.tree.map(lambda x: x if is_shape(x) else jnp.asarray(x), tree)
+    known = jax.ShapeDtypeStruct, jax.Array
+    return jax.tree.map(lambda x: x if isinstance(x, known) else jnp.asarray(x), tree)
 
 
 def as_batches(data: Any, batch_size: int = 1024) -> Batches:
@@ -129,15 +130,15 @@ def require_examples(data: Any) -> Batch:
         data = _from_fields(data)
     elif hasattr(data, "targets"):  # a record: other fields are not weights
         data = (data.inputs, data.targets, getattr(data, "weights", None))
-    elif not is_arrays(data) and not _is_plain(data):
+    elif not is_arrays(data) and not _is_pair(data):
         raise ValueError(
             f"expected a batch {_EXPECTED}, or a dictionary; got {type(data).__name__}."
         )
     inputs, targets, weights = (*data, None)[:3]
     if isinstance(targets, Mapping):
         raise ValueError(
-            f"expected targets as one array; got a dict of {sorted(map(str, targets))}."
-            " Pass the array that the head is solved for."
+            "expected targets as one array, the one that the head is solved for; got "
+            f"a dict of {sorted(map(str, targets))}."
         )
     inputs = jax.tree.map(lambda x: _as_array("inputs", x), inputs, is_leaf=_is_leaf)
     targets, weights = _as_array("targets", targets), _as_array("weights", weights)
@@ -148,22 +149,14 @@ def require_examples(data: Any) -> Batch:
     return Batch(inputs, targets, weights)
 
 
-def _is_plain(data: Any) -> bool:
-    """Whether an item of a stream is a batch of nested lists."""
-    is_pair = isinstance(data, tuple | list) and len(data) in (2, 3)
-    return is_pair and _is_array(data[1])
-
-
 def _from_fields(data: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     targets = [name for name in data if name in _TARGETS]
     weights = [name for name in data if name in _WEIGHTS]
     others = {n: x for n, x in data.items() if n not in (*targets, *weights)}
     if len(targets) != 1 or len(weights) > 1 or not others:
         raise ValueError(
-            "expected a dict of inputs with one field for the targets "
-            f"({', '.join(_TARGETS)}) and at most one for the weights "
-            f"({', '.join(_WEIGHTS)}); got {sorted(map(str, data))}. Pass a tuple "
-            f"{_EXPECTED}."
+            f"expected a dict of inputs, one of {_TARGETS} and perhaps one of "
+            f"{_WEIGHTS}; got {sorted(map(str, data))}. Pass {_EXPECTED}."
         )
     inputs = others
     if len(others) == 1:
@@ -181,12 +174,11 @@ def as_batch(data: Any) -> Batch:
     """
     batch = jax.tree.map(jnp.asarray, require_examples(data))
     _require_rows(batch)
-    if batch.weights is None:
-        return batch
     weights, shape = batch.weights, batch.targets.shape
-    if jnp.issubdtype(weights.dtype, jnp.integer) or (
-        weights.ndim == 0 or weights.shape != shape[: weights.ndim]
-    ):
+    if weights is None:
+        return batch
+    fits = weights.ndim > 0 and weights.shape == shape[: weights.ndim]
+    if not fits or jnp.issubdtype(weights.dtype, jnp.integer):
         raise ValueError(
             "expected weights [n], floating-point or a boolean mask, or of that kind "
             f"one a position of targets {list(shape)}; got "
@@ -196,10 +188,8 @@ def as_batch(data: Any) -> Batch:
 
 
 def _require_rows(batch: Batch) -> None:
-    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
-    if _is_graph(batch):
-        sizes -= {leaf.shape[:1] for leaf in jax.tree.leaves(batch.inputs)}
-        sizes |= {batch.targets.shape[:1]}
+    rows = batch._replace(inputs=()) if _is_graph(batch) else batch
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(rows)}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         raise ValueError(
             "expected inputs, targets and weights with the same number of examples, "
@@ -256,8 +246,8 @@ def _from_stream(stream: Iterable[Any]) -> Batches:
 
     def collect(function, *constants):
         function = jax.jit(function)
-        numbered = enumerate(passes())
-        return _join([function(i, as_batch(b), *constants) for i, b in numbered])
+        numbered = enumerate(map(as_batch, passes()))
+        return _join([function(i, batch, *constants) for i, batch in numbered])
 
     return Batches(fold, as_batch(passes.first), _while_loop, collect)
 
@@ -273,12 +263,9 @@ class _Passes:
     def __init__(self, stream: Iterable[Any]):
         self.stream, self.count = stream, None
         self.iterator = iter(stream)
-        try:
-            self.first = next(self.iterator)
-        except StopIteration:
-            raise ValueError(
-                "expected at least one batch; the iterable is empty."
-            ) from None
+        self.first = next(self.iterator, None)
+        if self.first is None:
+            raise ValueError("expected at least one batch; the iterable is empty.")
         self.pending = itertools.chain([self.first], self.iterator)
 
     def __call__(self) -> Iterator[Any]:

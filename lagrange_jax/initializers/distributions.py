@@ -1,5 +1,7 @@
 r"""Random kernels beyond those of `jax.nn.initializers`."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -31,13 +33,17 @@ def negative_mean(scale: Any = 8.0, std: Any = 0.1) -> Initializer:
     """
     require_shapes(dict(scale="", std=""), dict(scale=scale, std=std))
 
-    def init(key, shape, dtype=None, out_sharding=None):
-        del out_sharding
-        fan_in = 1
-        for size in shape[:-1]:
-            fan_in *= size
-        draw = jax.random.normal(key, shape, dtype or float)
-        mean = jax.numpy.maximum(-1.0, -scale / fan_in).astype(draw.dtype)
-        return mean + draw * jax.numpy.asarray(std, draw.dtype)
+    return _NegativeMean(scale, std)
 
-    return init
+
+@dataclasses.dataclass(frozen=True)
+class _NegativeMean:
+    scale: Any
+    std: Any
+
+    def __call__(self, key, shape, dtype=None, out_sharding=None):
+        del out_sharding
+        fan_in = math.prod(shape[:-1])
+        draw = jax.random.normal(key, shape, dtype or float)
+        mean = jax.numpy.maximum(-1.0, -self.scale / fan_in).astype(draw.dtype)
+        return mean + draw * jax.numpy.asarray(self.std, draw.dtype)

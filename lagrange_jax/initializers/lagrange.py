@@ -1,6 +1,8 @@
 """The Lagrangian head as an init transform, for squared error and cross-entropy."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,8 +12,10 @@ from lagrange_jax.batches import as_batches
 from lagrange_jax.bounds import Constraint, Problem
 from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
-from lagrange_jax.initializers.rows import head_rows, tap_head
+from lagrange_jax.initializers.rows import at_least_float32, head_rows, tap_head
+from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
+from lagrange_jax.initializers.verify import place_head
 from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.solvers.classes import class_statistics
 from lagrange_jax.solvers.cross_entropy import fit_head, require_search
@@ -88,7 +92,8 @@ def lagrange(
             f"CrossEntropy(...); got {loss!r}."
         )
     if is_name and loss == "squared_error":
-        return _squared_error(loss_within() if constraint is None else constraint)
+        constraint = loss_within() if constraint is None else constraint
+        return _Lagrange(_squared_error, (constraint,))
     options = CrossEntropy() if isinstance(loss, str) else loss
     require_search(options.label_smoothing, options.tolerance, options.max_passes)
     constraint = cross_validated_norm() if constraint is None else constraint
@@ -97,7 +102,18 @@ def lagrange(
             f"metric={constraint.metric!r} needs loss='squared_error'; got "
             "cross-entropy."
         )
-    return _cross_entropy(constraint, options)
+    return _Lagrange(_cross_entropy, (constraint, options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lagrange:
+    """An init transform that equals another one of the same options."""
+
+    make: Callable[..., InitTransform]
+    options: tuple[Any, ...]
+
+    def __call__(self, key, model, variables, batches):
+        return self.make(*self.options)(key, model, variables, batches)
 
 
 def _squared_error(constraint: Constraint) -> InitTransform:
@@ -119,11 +135,19 @@ def _squared_error(constraint: Constraint) -> InitTransform:
         moments = init_moments(num_features, num_outputs, dtype)
         fold = require_batches(batches, "lagrange").fold
         moments, _ = fold(step, (moments, key), variables)
-        problem = Problem(decompose(moments, use_bias=bias is not None), key)
-        solution = solve_least_squares(problem, constraint, tie_break=kernel)
-        return _replace_head(model, variables, solution), solution
+        options = as_static(constraint), bias is not None
+        solution = _solve_moments(moments, key, kernel, *options)
+        return place_head(model, variables, solution, first=batches.first, key=key)
 
     return init
+
+
+@functools.partial(jax.jit, static_argnames=("constraint", "use_bias"))
+def _solve_moments(moments, key, kernel, constraint, use_bias):
+    # One program for arrays and streams: what fails ends in a status in both.
+    constraint = getattr(constraint, "held", constraint)
+    problem = Problem(decompose(moments, use_bias=use_bias), key)
+    return solve_least_squares(problem, constraint, tie_break=kernel)
 
 
 def _cross_entropy(constraint: Constraint, options: CrossEntropy) -> InitTransform:
@@ -217,8 +241,8 @@ def _moment_dtype(model, variables, batches):
         return tap_head(model, variables, inputs, key).inputs
 
     features = jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))
-    arrays = (get_head(model, variables).kernel, features, first.targets)
-    return jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32
+    kernel = get_head(model, variables).kernel
+    return at_least_float32(kernel, features, first.targets)
 
 
 def _replace_head(model: Model, variables: Variables, solution: HeadSolution):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lagrange_jax.types import Batch, Key, Model, Tap, Variables
 
-__all__ = ["IGNORED", "Rows", "head_rows", "tap_head"]
+__all__ = ["IGNORED", "Rows", "at_least_float32", "head_rows", "tap_head"]
 
 # The label by which text models mark a token that does not count.
 IGNORED = -100
@@ -28,6 +28,12 @@ class Rows(NamedTuple):
     targets: jax.Array
     weights: jax.Array | None
     offset: jax.Array | None
+
+
+def at_least_float32(*arrays: Any) -> Any:
+    """Returns float64 if an array is of that type, else float32."""
+    is_double = any(x.dtype == jnp.float64 for x in arrays)
+    return jnp.float64 if is_double else jnp.float32
 
 
 def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:

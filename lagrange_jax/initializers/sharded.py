@@ -23,6 +23,7 @@ from lagrange_jax.distributed.sharding import (
     gather_sizes,
     shard_batch,
 )
+from lagrange_jax.initializers.static import as_static
 from lagrange_jax.statistics.moments import Moments, all_reduce_moments
 from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
 
@@ -51,7 +52,7 @@ def initialize_on_mesh(
     lies = isinstance(targets, jax.Array) and targets.sharding.device_set == devices
     batch = as_batch(data) if lies else shard_batch(data, mesh)
     check_rows(batch.targets, mesh)
-    return _initialize(key, batch, model, init, eval_batch_size, mesh)
+    return _initialize(key, batch, model, as_static(init), eval_batch_size, mesh)
 
 
 def transform_key(key: Key) -> Key:

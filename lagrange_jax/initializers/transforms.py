@@ -5,6 +5,7 @@ An `InitTransform` is a pure function `(key, model, variables, batches) ->
 parameters and applies one.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -22,7 +23,9 @@ from lagrange_jax._checks import (
 )
 from lagrange_jax._progress import announce
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.initializers.rows import at_least_float32
 from lagrange_jax.initializers.sharded import initialize_on_mesh, transform_key
+from lagrange_jax.initializers.static import Function, as_static
 from lagrange_jax.models.params import (
     HeadArrays,
     get_head,
@@ -52,16 +55,20 @@ def chain(*transforms: InitTransform) -> InitTransform:
     """
     for transform in transforms:
         require_callable("transform", transform)
+    return _Chain(transforms)
 
-    def init(key, model, variables, batches):
+
+@dataclasses.dataclass(frozen=True)
+class _Chain:
+    transforms: tuple[InitTransform, ...]
+
+    def __call__(self, key, model, variables, batches):
         infos = []
-        for i, transform in enumerate(transforms):
+        for i, transform in enumerate(self.transforms):
             step_key = jax.random.fold_in(key, i)
             variables, info = transform(step_key, model, variables, batches)
             infos.append(info)
         return variables, tuple(infos)
-
-    return init
 
 
 def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTransform:
@@ -77,23 +84,68 @@ def reinitialize(kernel_init: Initializer, *, head_only: bool = False) -> InitTr
       An init transform without info (None).
     """
     require_callable("kernel_init", kernel_init)
+    return _Reinitialize(Function(kernel_init), head_only)
 
-    def _draw(model, variables, path, key):
-        layer = _read(model, variables, path)
-        # Half precision is rounded once, after a draw and a decomposition in float32.
-        dtype = jnp.promote_types(layer.kernel.dtype, jnp.float32)
-        kernel = kernel_init(key, layer.kernel.shape, dtype)
-        bias = None if layer.bias is None else jnp.zeros_like(layer.bias)
-        return _write(model, variables, path, kernel, bias)
 
-    def init(key, model, variables, batches):
+@dataclasses.dataclass(frozen=True)
+class _Reinitialize:
+    kernel_init: "Function"
+    head_only: bool
+
+    def __call__(self, key, model, variables, batches):
         del batches
-        paths = (model.head,) if head_only else _paths(model)
+        paths = (model.head,) if self.head_only else _paths(model)
         for i, path in enumerate(paths):
-            variables = _draw(model, variables, path, jax.random.fold_in(key, i))
+            layer = _read(model, variables, path)
+            # Half precision is rounded once, after a draw in float32.
+            dtype = at_least_float32(layer.kernel)
+            part = jax.random.fold_in(key, i)
+            kernel = self.kernel_init.function(part, layer.kernel.shape, dtype)
+            bias = None if layer.bias is None else jnp.zeros_like(layer.bias)
+            variables = _write(model, variables, path, kernel, bias)
         return variables, None
 
-    return init
+
+def lsuv(kernel_init: Initializer | None = None, *, std: float = 1.0) -> InitTransform:
+    r"""Layer-sequential unit variance.
+
+    Draws orthonormal kernels, then goes through the layers in call order and divides
+    each kernel by the standard deviation of the layer's output on the first batch.
+
+    Args:
+      kernel_init: how the kernels are drawn; None for `orthogonal()`.
+      std: the wanted standard deviation of every layer's output.
+
+    Returns:
+      An init transform; its info holds the standard deviation that each layer had
+      before it was scaled, by path joined with "/".
+
+    References:
+      D. Mishkin, J. Matas, "All you need is a good init", ICLR 2016.
+    """
+    require_shapes({"std": ""}, {"std": std})
+    draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
+    return _Lsuv(draw, std)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lsuv:
+    draw: InitTransform
+    std: Any
+
+    def __call__(self, key, model, variables, batches):
+        first, info = require_batches(batches, "lsuv").first, {}
+        variables, _ = self.draw(key, model, variables, batches)
+        for path in _paths(model):
+            outputs = model.taps(variables, first.inputs, key)[path].outputs
+            found = _weighted_std(outputs.astype(jnp.float32), first.weights)
+            usable = jnp.isfinite(found) & (found > 0)
+            scale = jnp.where(usable, self.std / jnp.where(usable, found, 1), 1)
+            kernel, _ = _read(model, variables, path)
+            kernel = kernel * scale.astype(kernel.dtype)
+            variables = _write(model, variables, path, kernel)
+            info["/".join(map(str, path))] = found
+        return variables, info
 
 
 def _paths(model):
@@ -114,43 +166,6 @@ def _write(model, variables, path, kernel, bias=None):
         return set_head(model, variables, kernel, bias)
     arrays = dict(kernel=kernel) if bias is None else dict(kernel=kernel, bias=bias)
     return set_layer(variables, path, **arrays)
-
-
-def lsuv(kernel_init: Initializer | None = None, std: float = 1.0) -> InitTransform:
-    r"""Layer-sequential unit variance.
-
-    Draws orthonormal kernels, then goes through the layers in call order and divides
-    each kernel by the standard deviation of the layer's output on the first batch.
-
-    Args:
-      kernel_init: how the kernels are drawn; None for `orthogonal()`.
-      std: the wanted standard deviation of every layer's output.
-
-    Returns:
-      An init transform; its info holds the standard deviation that each layer had
-      before it was scaled, by path joined with "/".
-
-    References:
-      D. Mishkin, J. Matas, "All you need is a good init", ICLR 2016.
-    """
-    require_shapes({"std": ""}, {"std": std})
-    draw = reinitialize(orthogonal() if kernel_init is None else kernel_init)
-
-    def init(key, model, variables, batches):
-        first, info = require_batches(batches, "lsuv").first, {}
-        variables, _ = draw(key, model, variables, batches)
-        for path in _paths(model):
-            outputs = model.taps(variables, first.inputs, key)[path].outputs
-            found = _weighted_std(outputs.astype(jnp.float32), first.weights)
-            usable = jnp.isfinite(found) & (found > 0)
-            scale = jnp.where(usable, std / jnp.where(usable, found, 1), 1)
-            kernel, _ = _read(model, variables, path)
-            kernel = kernel * scale.astype(kernel.dtype)
-            variables = _write(model, variables, path, kernel)
-            info["/".join(map(str, path))] = found
-        return variables, info
-
-    return init
 
 
 def _weighted_std(values, weights):
@@ -240,7 +255,7 @@ def initialize(
             return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
         if data is None or is_arrays(data):
             batch = None if data is None else as_batch(data)
-            return _initialize(key, batch, model, init, eval_batch_size)
+            return _initialize(key, batch, model, as_static(init), eval_batch_size)
         variables = jax.jit(model.init)(key)
         return init(transform_key(key), model, variables, as_batches(data))
 

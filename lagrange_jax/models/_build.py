@@ -13,9 +13,9 @@ from lagrange_jax.models._graph import make_graph
 from lagrange_jax.models._head import (
     Head,
     Trace,
-    derivative_features,
     lead_shape,
 )
+from lagrange_jax.models._layout import derivative_features
 from lagrange_jax.models.params import (
     HeadArrays,
     get_head,

@@ -13,7 +13,7 @@ __all__ = ["Graph", "Tail", "depends", "is_affine", "make_graph", "make_tail", "
 _GROUPS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2")
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
     """One primitive operation; values are named by integers."""
 
     equation: Any
@@ -37,7 +37,7 @@ class Graph(NamedTuple):
       outputs: of the function, in the structure that it returns.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[_Step, ...]
     avals: tuple[Any, ...]
     consts: dict[int, Any]
     inputs: tuple[int, ...]
@@ -68,7 +68,7 @@ def make_graph(function: Callable[..., Any], *args: Any) -> Graph:
             inner = _inner(equation)
             if inner is None:
                 outputs = tuple(name(var.aval) for var in equation.outvars)
-                steps.append(Step(equation, inputs, outputs))
+                steps.append(_Step(equation, inputs, outputs))
             else:
                 outputs = flatten(*inner, inputs)
             names.update(zip(equation.outvars, outputs, strict=True))
@@ -117,7 +117,7 @@ class Tail(NamedTuple):
     run: Callable[[dict[int, Any]], Any]
     sources: tuple[int, ...]
     cuts: tuple[int, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[_Step, ...]
     result: int
 
 
@@ -155,7 +155,7 @@ def make_tail(graph: Graph, sources: Sequence[int], result: int) -> Tail:
     return Tail(run, tuple(sources), cuts, steps, result)
 
 
-def _bind(step: Step, values: dict[int, Any]) -> Sequence[Any]:
+def _bind(step: _Step, values: dict[int, Any]) -> Sequence[Any]:
     equation, primitive = step.equation, step.equation.primitive
     inputs = [values[x] if isinstance(x, int) else x.val for x in step.inputs]
     params = primitive.get_bind_params(equation.params)

@@ -10,109 +10,20 @@ from flax import nnx
 
 from lagrange_jax.models import _affine as affine
 from lagrange_jax.models import _calls as calling
-from lagrange_jax.models import linen
 from lagrange_jax.models._build import Network, build_model, require_mode
+from lagrange_jax.models._nnx_sites import (
+    LinenTap,
+    is_site,
+    record,
+    shield,
+    sites_of,
+    tapped,
+)
 from lagrange_jax.types import Key, Model, Path, Variables
 
 __all__ = ["as_model", "update"]
 
-# Linen layers behind nnx.bridge.ToNNX leave their taps in variables of this type.
-_LinenTap = nnx.variable_type_from_name(affine.TAPS, allow_register=True)
-_KINDS = (nnx.Param, nnx.RngState, (nnx.Intermediate, _LinenTap), ...)
-
-
-def _is_affine(layer: Any) -> bool:
-    return isinstance(layer, nnx.Linear | nnx.LinearGeneral | nnx.Conv)
-
-
-def _kernel_rank(layer: Any) -> int:
-    if isinstance(layer, nnx.Conv):
-        return len(layer.kernel_size) + 2
-    if isinstance(layer, nnx.LinearGeneral):
-        axes = layer.axis, layer.out_features, layer.batch_axis
-        return sum(1 if isinstance(x, int) else len(x) for x in axes)
-    return 2
-
-
-def _is_site(child: Any) -> bool:
-    """Whether taps are made here: one affine layer, no stack, or a Linen module."""
-    is_bridge = isinstance(child, nnx.bridge.ToNNX)
-    return is_bridge or child.kernel.ndim == _kernel_rank(child)
-
-
-def _override_call(module: nnx.Module, call: Callable[..., Any]) -> None:
-    """Gives one module a `__call__` of its own; `split` and `merge` keep it."""
-    cls = type(module)
-    module.__class__ = type(cls.__name__, (cls,), {"__call__": call})
-
-
-def _shield(module: nnx.Module) -> None:
-    """Hides the store of nnx.capture from ToNNX, which takes it for a variable."""
-    for bridge in _sites(module).values():
-        if isinstance(bridge, nnx.bridge.ToNNX):
-            cls = type(bridge)
-
-            def call(self, *args, cls=cls, **kwargs):
-                captures = vars(self).get("__captures__")
-                if captures is None:
-                    return cls.__call__(self, *args, **kwargs)
-                del self.__captures__
-                outputs = cls.__call__(self, *args, **kwargs)
-                self.__captures__ = nnx.data(captures)
-                return outputs
-
-            _override_call(bridge, call)
-
-
-def _record(module: nnx.Module, path: Path, calls: affine.Calls) -> None:
-    cls = type(module)
-
-    def call(self, *args, **kwargs):
-        calls.pop(path, None)
-        calls[path] = (not isinstance(self, nnx.Conv), _kernel_rank(self))
-        return cls.__call__(self, *args, **kwargs)
-
-    def call_linen(self, *args, **kwargs):
-        with nn.intercept_methods(linen.record_calls(calls, path)):
-            return cls.__call__(self, *args, **kwargs)
-
-    is_bridge = isinstance(module, nnx.bridge.ToNNX)
-    _override_call(module, call_linen if is_bridge else call)
-
-
-def _tap(module: nnx.Module) -> None:
-    cls = type(module)
-
-    def call(self, inputs, *args, **kwargs):
-        outputs = cls.__call__(self, inputs, *args, **kwargs)
-        self.sow(nnx.Intermediate, affine.INPUTS, inputs)
-        self.sow(nnx.Intermediate, affine.OUTPUTS, outputs)
-        return outputs
-
-    def call_linen(self, *args, mutable=None, **kwargs):
-        mutable = [*(mutable or ()), affine.TAPS]
-        with nn.intercept_methods(linen.sow_call):
-            return cls.__call__(self, *args, mutable=mutable, **kwargs)
-
-    is_bridge = isinstance(module, nnx.bridge.ToNNX)
-    _override_call(module, call_linen if is_bridge else call)
-
-
-def _sites(module: nnx.Module) -> dict[Any, Any]:
-    """Returns the affine layers and bridged Linen modules inside a module."""
-    return {
-        path: child
-        for path, child in nnx.iter_modules(module)
-        if isinstance(child, nnx.bridge.ToNNX) or _is_affine(child)
-    }
-
-
-def _tapped(module: nnx.Module, paths: Sequence[Any]) -> nnx.Module:
-    module = nnx.clone(module)
-    for path, site in _sites(module).items():
-        if path in paths:
-            _tap(site)
-    return module
+_KINDS = (nnx.Param, nnx.RngState, (nnx.Intermediate, LinenTap), ...)
 
 
 def _pure(state: Any) -> dict[Any, Any]:
@@ -193,7 +104,7 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> An
         args, named = _arguments(merged, inputs, kwargs, key, training)
         # Capturing keeps what layers sow out of the module's state.
         outputs, sown = nnx.capture(merged, nnx.Intermediate)(*args, **named)
-        bridged = nnx.state(merged, _LinenTap)
+        bridged = nnx.state(merged, LinenTap)
         taps = affine.read_taps(_pure(sown)) | affine.read_taps(_pure(bridged))
         updated = {**variables, "state": _variables(merged)["state"]}
         return outputs, updated, taps
@@ -203,11 +114,11 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> An
 
 def _tap_paths(module: nnx.Module, trace: Callable[[nnx.Module], Any]) -> list[Path]:
     """Returns where taps can be made; inside a lifted loop they break its carry."""
-    paths = [path for path, site in _sites(module).items() if _is_site(site)]
+    paths = [path for path, site in sites_of(module).items() if is_site(site)]
 
     def traces(paths):
         try:
-            trace(_tapped(module, paths))
+            trace(tapped(module, paths))
         except Exception:
             return False
         return True
@@ -271,7 +182,7 @@ def as_model(
     require_mode(tap_mode)
     example = calling.as_example(example_inputs)
     template, init = _template(module)
-    _shield(template)
+    shield(template)
     modes = {"inference": nnx.clone(template), "training": nnx.clone(template)}
     modes["inference"].eval()
     modes["training"].train()
@@ -290,11 +201,11 @@ def as_model(
     tap_paths = _tap_paths(chosen, trace)
 
     def tap(calls):
-        tapped = _tapped(chosen, tap_paths)
+        copy = tapped(chosen, tap_paths)
         if calls is not None:
-            for path, site in _sites(tapped).items():
-                _record(site, path, calls)
-        run = runner(tapped)
+            for path, site in sites_of(copy).items():
+                record(site, path, calls)
+        run = runner(copy)
         return lambda *args: run(*args)[::2]
 
     def run(variables, inputs, key, training):

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from lagrange_jax._checks import require_shapes
 from lagrange_jax.types import HeadLayout, Model, Path, Variables
 
-__all__ = ["HeadArrays", "get_head", "get_layer", "set_head", "set_layer"]
+__all__ = [
+    "HeadArrays",
+    "from_matrix",
+    "get_head",
+    "get_layer",
+    "read_array",
+    "set_head",
+    "set_layer",
+    "to_matrix",
+    "write_array",
+]
 
 
 class HeadArrays(NamedTuple):
@@ -131,7 +141,7 @@ def write_array(variables: Variables, path: Path, value: jax.Array) -> Variables
     return {**variables, "params": _write(variables["params"], path, change, path)}
 
 
-def plain_layout(model: Model, variables: Variables) -> HeadLayout:
+def _layout_of(model: Model, variables: Variables) -> HeadLayout:
     """Returns the model's layout, or that of a layer with a kernel `[d, k]`."""
     if model.layout is not None:
         return model.layout
@@ -154,7 +164,7 @@ def get_head(model: Model, variables: Variables) -> HeadArrays:
     Raises:
       ValueError: if there is no such layer.
     """
-    layout = plain_layout(model, variables)
+    layout = _layout_of(model, variables)
     kernel = to_matrix(read_array(variables, layout.kernel), layout)
     if layout.bias is None:
         return HeadArrays(kernel, None)
@@ -184,7 +194,7 @@ def set_head(
     Raises:
       ValueError: if there is no such layer, or a shape differs.
     """
-    layout = plain_layout(model, variables)
+    layout = _layout_of(model, variables)
     old = get_head(model, variables)
     d, k = old.kernel.shape
     dims = dict(kernel="d k", bias="k")

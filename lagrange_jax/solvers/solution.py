@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     INVALID_TARGETS = 6
     NOT_GLOBAL = 7
     NO_VARIANCE = 8
+    MISMATCH = 9
 
     @property
     def message(self) -> str:
@@ -62,6 +63,12 @@ _MESSAGES = {
     Status.NO_VARIANCE: (
         "Neither features nor targets vary, or so little that their squares underflow, "
         "so there is nothing to fit. Give more examples, or rescale them."
+    ),
+    Status.MISMATCH: (
+        "With the solved head the network's own loss on a batch of the data is not the "
+        "loss that was solved for: its output is not features @ kernel + bias. Make "
+        "the model with linen.as_model or nnx.as_model, which check this, or mend "
+        "`taps` of your own record."
     ),
 }
 

@@ -1,0 +1,120 @@
+"""Does the network's own loss agree with that of the head that was solved?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax.initializers.rows import (
+    Rows,
+    at_least_float32,
+    head_rows,
+    tap_head,
+)
+from lagrange_jax.models.params import get_head, set_head
+from lagrange_jax.numerics.linalg import dot
+from lagrange_jax.solvers.solution import HeadSolution, Status
+from lagrange_jax.types import Batch, Key, Model, Variables
+
+__all__ = ["place_head", "squared_losses"]
+
+# Relative difference of two losses that are the same.
+_AGREEMENT = 1e-3
+# Rounding of a network's output, in units of eps of its coarsest numbers.
+_ROUNDING = 8
+
+ExampleLosses = Callable[[Rows, jax.Array], jax.Array]
+
+
+def squared_losses(rows: Rows, outputs: jax.Array) -> jax.Array:
+    """Returns the squared error of every row, summed over the outputs."""
+    return jnp.sum((outputs - rows.targets) ** 2, axis=1)
+
+
+def place_head(
+    model: Model,
+    variables: Variables,
+    solution: HeadSolution,
+    *,
+    first: Batch,
+    key: Key,
+    losses: ExampleLosses = squared_losses,
+    takes_labels: bool = False,
+) -> tuple[Variables, HeadSolution]:
+    """Writes a solved head, unless the solve failed or the network disagrees.
+
+    The network is run once more on the first batch, with the new head. Its mean loss
+    has to be that of `features @ kernel + bias + offset` to a relative 1e-3, and to
+    what the network's own numbers are rounded to (bfloat16, say).
+
+    Args:
+      model: the network.
+      variables: its variables with the old head.
+      solution: the new head.
+      first: a batch of examples.
+      key: what the network draws from where it is tapped in training mode.
+      losses: `losses(rows, outputs [n, k]) -> [n]`.
+      takes_labels: whether targets may be labels.
+
+    Returns:
+      The variables, and the solution with its status.
+    """
+    old = get_head(model, variables)
+    kernel = solution.kernel.astype(old.kernel.dtype)
+    bias = None if old.bias is None else solution.bias.astype(old.bias.dtype)
+    placed = set_head(model, variables, kernel, bias)
+    agrees = _agrees(model, variables, placed, first, key, losses, takes_labels)
+    is_solved = solution.status == Status.SUCCESS
+    mismatch = jnp.asarray(Status.MISMATCH, solution.status.dtype)
+    status = jnp.where(is_solved & ~agrees, mismatch, solution.status)
+    is_used = status == Status.SUCCESS
+    keep = lambda new, old: jnp.where(is_used, new, old)  # noqa: E731
+    return (
+        set_head(
+            model,
+            variables,
+            keep(kernel, old.kernel),
+            None if bias is None else keep(bias, old.bias),
+        ),
+        solution._replace(status=status),
+    )
+
+
+def _agrees(model, variables, placed, first, key, losses, takes_labels):
+    tap = tap_head(model, variables, first.inputs, key)
+    kernel, bias = get_head(model, placed)
+    dtype = at_least_float32(kernel, first.targets)
+    rows = head_rows(tap, first, takes_labels=takes_labels, dtype=dtype)
+    expected = dot(rows.features.astype(dtype), kernel.astype(dtype))
+    if bias is not None:
+        expected = expected + bias.astype(dtype)[None]
+    if rows.offset is not None:
+        expected = expected + rows.offset
+    if model.tap_mode == "training":
+        found, _ = model.apply_train(placed, first.inputs, key)
+    else:
+        found = model.apply(placed, first.inputs)
+    size = jnp.sqrt(_mean(rows, jnp.sum(expected**2, axis=1)))
+    rounding = _eps(tap.inputs.dtype, kernel.dtype, found.dtype) * _ROUNDING * size
+    wanted = _mean(rows, losses(rows, expected))
+    found = _mean(rows, losses(rows, found.reshape(expected.shape).astype(dtype)))
+    share = 2 * jnp.sqrt(jnp.abs(wanted)) if losses is squared_losses else 2.0
+    allowed = _AGREEMENT * jnp.abs(wanted) + rounding * (share + rounding)
+    return jnp.abs(found - wanted) <= allowed
+
+
+def _mean(rows: Rows, values: jax.Array) -> jax.Array:
+    if rows.weights is None:
+        return jnp.mean(values)
+    weights = rows.weights.astype(values.dtype)
+    total = jnp.sum(weights)
+    values = jnp.where(weights > 0, weights * values, 0)
+    return jnp.sum(values) / jnp.where(total > 0, total, 1)
+
+
+def _eps(*dtypes: Any) -> float:
+    """Of the coarsest numbers that a network multiplies."""
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    # Unless asked for more, accelerators multiply in bfloat16 or TF32.
+    return eps if jax.default_backend() == "cpu" else max(eps, 2.0**-8)
