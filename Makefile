@@ -52,7 +52,7 @@ types: setup
 	$(BIN)/pyright
 
 check: setup
-	$(BIN)/python $(PYTEST) tests/unit
+	$(BIN)/python $(PYTEST) -m "not slow" tests/unit
 
 check-rest: setup
 	$(BIN)/python $(PYTEST) tests/studies tests/datasets tests/processes

@@ -22,6 +22,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes that annotations promise are checked at every call of what is behind
+# the public functions, which refuse in words of their own.
+CHECKED = (
+    *("numerics.secular", "numerics.linalg", "numerics.parabola"),
+    *("statistics._blocked", "solvers.implicit", "solvers.spectral"),
+)
+install_import_hook([f"lagrange_jax.{x}" for x in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

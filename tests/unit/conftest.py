@@ -1,0 +1,50 @@
+"""Which unit tests are slow: they run in `make test-all`, and not in `make test`.
+
+Five seconds of processor time and more, measured one after the other with programs that
+had been compiled before.
+"""
+
+import pytest
+
+SLOW = {
+    "test_cross_entropy": (
+        "test_a_norm_an_output_is_the_optimum_that_slsqp_finds",
+        "test_a_norm_beyond_the_optimum_is_filled_along_the_free_direction",
+        "test_a_stream_is_solved_like_arrays",
+        "test_double_precision",
+        "test_far_features_and_halves_keep_their_digits",
+        "test_label_smoothing_is_that_of_the_targets",
+        "test_one_output_beyond_the_optimum_has_no_certificate",
+        "test_separable_and_missing_classes_have_finite_heads",
+        "test_vmap_equals_a_loop_and_compiles_once",
+        "test_weights_count_examples_and_mask_them",
+    ),
+    "test_grid": (
+        "test_a_grid_of_training_runs_is_a_loop_over_them",
+        "test_devices_and_chunks_change_no_result",
+        "test_devices_never_speak_to_each_other",
+    ),
+    "test_initializers": (
+        "test_a_stream_equals_arrays",
+        "test_an_ensemble_by_vmap_is_a_loop_over_seeds",
+        "test_batch_normalisation_as_the_user_chose",
+    ),
+    "test_lagrangian": (
+        "test_binary_heads_and_probabilities",
+        "test_default_norm_generalises",
+        "test_features_kept_or_computed_anew",
+        "test_sequence_heads_count_positions",
+    ),
+    "test_norm_path": ("test_path_equals_single_solves",),
+    "test_properties": (
+        "test_a_head_is_certified_or_has_a_status",
+        "test_parameters_are_solved_or_left_alone",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        module = item.module.__name__.rpartition(".")[2]
+        if item.originalname in SLOW.get(module, ()):
+            item.add_marker(pytest.mark.slow)
