@@ -135,9 +135,11 @@ def _solve(spectrum, norm_sq, tie_break, relation, metric):
     wanted = jnp.where(usable & ~is_zero, row, 1)
     tie_break = unit_tie_break(tie_break, shape, dtype)
     solve = on_sphere if metric == "euclidean" else on_ellipsoid
-    kernel, multiplier, is_met, is_hard_case = solve(
+    kernel, multiplier, is_met, is_hard_case, eigenvalues = solve(
         spectrum, wanted, relation, tie_break
     )
+    # A batch of small heads has seen these only.
+    spectrum = spectrum._replace(eigenvalues=eigenvalues)
     reached = metric_norm_sq(spectrum, kernel, wanted, metric)
     rows = dict(
         multiplier=multiplier,

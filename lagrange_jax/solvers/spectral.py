@@ -8,6 +8,7 @@ keeps its sign.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.linalg import column_length, dot, pseudo_inverse
 from lagrange_jax.numerics.secular import solve_secular
+from lagrange_jax.solvers.batched_sphere import SpherePoint, in_batches
 from lagrange_jax.solvers.certificate import metric_norm_sq
 from lagrange_jax.solvers.implicit import differentiable
 from lagrange_jax.statistics.spectrum import Factor, Spectrum, mean_variance
@@ -39,12 +41,14 @@ class Minimiser(NamedTuple):
       multiplier: its multiplier.
       is_met: whether the constraint binds.
       is_hard_case: whether the tie-break decided a part of it.
+      eigenvalues: those it was found with, the smallest and the largest at least.
     """
 
     kernel: Float[Array, "d k"]
     multiplier: Float[Array, "1 m"]
     is_met: Bool[Array, "1 m"]
     is_hard_case: Bool[Array, "1 m"]
+    eigenvalues: Float[Array, " e"]
 
 
 def on_sphere(
@@ -62,9 +66,29 @@ def on_sphere(
       tie_break: a kernel with unit columns.
     """
     frozen, wanted = lax.stop_gradient((spectrum, norm_sq))
-    s, projections, ties, to_kernel = _coordinates(frozen, tie_break)
+    solve = partial(_on_sphere, relation)
+    if not isinstance(spectrum.covariance, Factor):
+        solve = in_batches(solve, relation)
+    point = solve(frozen, wanted, tie_break)
+    inverse = 1 / (_gaps(frozen.eigenvalues)[:, None] + point.theta)
+    if relation == "at_most":
+        inner = pseudo_inverse(frozen.eigenvalues)[:, None]
+        inverse = jnp.where(point.is_met, inverse, inner)
+    kernel, multiplier = _differentiable(
+        spectrum, norm_sq, (point.kernel, point.multiplier), inverse, point.is_met
+    )
+    return Minimiser(kernel, multiplier, point.is_met, point.is_hard_case, point.ends)
+
+
+def _gaps(s):
     eps = jnp.finfo(s.dtype).eps
-    gaps = jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
+    return jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
+
+
+def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
+    s, projections, ties, to_kernel = _coordinates(spectrum, tie_break)
+    eps = jnp.finfo(s.dtype).eps
+    gaps = _gaps(s)
     load = column_length(projections, wanted)
     # Without any load the tie-break alone decides, in the unit of S w.
     is_loaded = load > 0
@@ -82,19 +106,16 @@ def on_sphere(
     reached = column_length(projections * inverse, wanted) ** 2
     is_hard_case = reached < wanted * (1 - eps**0.5)
     if relation == "at_most":
-        inner_inverse = pseudo_inverse(s)[:, None]
-        inner = projections * inner_inverse
+        inner = projections * pseudo_inverse(s)[:, None]
         is_met = column_length(inner, wanted) ** 2 > wanted
         coordinates = jnp.where(is_met, coordinates, inner)
-        inverse = jnp.where(is_met, inverse, inner_inverse)
         multiplier = jnp.where(is_met, jnp.maximum(multiplier, 0), 0)
     kernel = to_kernel(coordinates)
     length = column_length(kernel, wanted)
     kernel = kernel * jnp.where(is_met, jnp.sqrt(wanted) / length, 1)
-    kernel, multiplier = _differentiable(
-        spectrum, norm_sq, (kernel, multiplier), inverse, is_met
-    )
-    return Minimiser(kernel, multiplier, is_met, is_met & is_hard_case)
+    is_hard_case = is_met & is_hard_case
+    ends = jnp.stack([s[0], s[-1]])
+    return SpherePoint(kernel, multiplier, theta, is_met, is_hard_case, ends)
 
 
 def _coordinates(spectrum: Spectrum, tie_break):
@@ -163,4 +184,5 @@ def on_ellipsoid(
         scale = jnp.where(is_empty, 0, jnp.minimum(scale, 1))
         pull = jnp.where(is_met, pull, 1)
     multiplier = mean_variance(spectrum) * (pull - 1)
-    return Minimiser(scale * kernel, multiplier, is_met, is_met & is_empty)
+    s = spectrum.eigenvalues
+    return Minimiser(scale * kernel, multiplier, is_met, is_met & is_empty, s)

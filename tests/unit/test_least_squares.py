@@ -51,8 +51,21 @@ def solve_all(features, targets, mask, norm_sq, tie_break):
     return jax.vmap(solve_ratios)(features, targets, mask, norm_sq)
 
 
+@jax.jit
+def solve_together(features, targets, mask, norm_sq, tie_break):
+    """The same heads, each with a covariance of its own: a batch of small heads."""
+    moments = jax.vmap(lj.compute_moments)(features, targets, mask)
+    moments = jax.tree.map(lambda x: jnp.repeat(x, len(RATIOS), 0), moments)
+    solve = functools.partial(solve_norm, tie_break=tie_break)
+    solution = jax.vmap(lambda m, c: solve(lj.decompose(m), norm_sq=c))(
+        moments, norm_sq.reshape(-1, *norm_sq.shape[2:])
+    )
+    split = lambda x: x.reshape(*norm_sq.shape[:2], *x.shape[1:])  # noqa: E731
+    return jax.tree.map(split, solution)
+
+
 @functools.cache
-def solved(dtype, per_output) -> Any:
+def solved(dtype, per_output, solve: Any = solve_all) -> Any:
     """Every family, seed and ratio at once: data, norms, solutions, gaps, units."""
     pairs = [(family, seed) for family in problems.FAMILIES for seed in range(SEEDS)]
     data = problems.stack([problems.make(*pair) for pair in pairs], dtype)
@@ -62,7 +75,7 @@ def solved(dtype, per_output) -> Any:
     norm_sq = (scale * norm_sq[:, None]).astype(dtype)
     tie_break = np.random.default_rng(0).normal(size=(D, K)).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        solution = solve_all(*data, norm_sq, tie_break)
+        solution = solve(*data, norm_sq, tie_break)
         solution = jax.tree.map(np.asarray, solution)
     moments = oracles.moments(*data)
     quadratic = oracles.diagonalise(moments.cov_xx, moments.cov_xt)
@@ -85,23 +98,25 @@ needs_extended_precision = pytest.mark.skipif(
 )
 FAMILY = pytest.mark.parametrize("family", problems.FAMILIES)
 SPHERES = pytest.mark.parametrize("per_output", [True, False])
+WAYS = pytest.mark.parametrize("solve", [solve_all, solve_together])
 
 
 @needs_extended_precision
 @DTYPES
 @SPHERES
+@WAYS
 class TestFamilies:
     @FAMILY
-    def test_the_gap_is_rounding(self, family, per_output, dtype):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
+    def test_the_gap_is_rounding(self, family, per_output, dtype, solve):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, solve)
         if family in BELOW_ROUNDING[dtype]:
             unit = rounding * SLACK.get(family, 1)
         assert (gap / unit)[rows(family)].max() <= LIMIT[dtype]
         assert np.all(solution.status[rows(family)] == lj.Status.SUCCESS)
         assert np.all(solution.is_global[rows(family)])
 
-    def test_the_norm_is_met(self, per_output, dtype):
-        _, norm_sq, solution, *_ = solved(dtype, per_output)
+    def test_the_norm_is_met(self, per_output, dtype, solve):
+        _, norm_sq, solution, *_ = solved(dtype, per_output, solve)
         kernel = solution.kernel.astype(np.longdouble)
         found = (kernel**2).sum(-2 if per_output else (-2, -1))
         eps = np.finfo(dtype).eps
@@ -109,8 +124,8 @@ class TestFamilies:
         assert np.abs(solution.norm_sq / norm_sq - 1).max() <= 16 * eps
         assert solution.norm_error.max() <= 16 * eps
 
-    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype):
-        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output)
+    def test_the_certificate_bounds_the_gap_every_time(self, per_output, dtype, solve):
+        _, _, solution, gap, unit, rounding, _ = solved(dtype, per_output, solve)
         assert np.all(gap <= solution.gap_bound)
         # And it says something: it is rounding too, though a looser kind.
         assert (solution.gap_bound / rounding).max() <= 2000 * np.finfo(dtype).eps
@@ -118,15 +133,16 @@ class TestFamilies:
         if dtype == np.float64:
             assert well_posed[rows("gaussian")].max() <= 1e-11
 
-    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype):
-        _, _, solution, *_ = solved(dtype, per_output)
+    def test_the_multiplier_has_the_sign_of_the_pull(self, per_output, dtype, solve):
+        _, _, solution, *_ = solved(dtype, per_output, solve)
         multiplier = solution.multiplier[rows("gaussian")]
         assert np.all(multiplier[:, :2] > 0) and np.all(multiplier[:, 3:] < 0)
 
 
 @DTYPES
-def test_the_free_part_follows_the_tie_break(dtype):
-    data, _, solution, *_, tie_break = solved(dtype, True)
+@WAYS
+def test_the_free_part_follows_the_tie_break(dtype, solve):
+    data, _, solution, *_, tie_break = solved(dtype, True, solve)
     tie_break = tie_break / np.linalg.norm(tie_break, axis=0)
     for family in ("duplicated", "dead_and_constant", "few_rows", "one_hot"):
         for i in range(len(data.features))[rows(family)]:
@@ -141,8 +157,9 @@ def test_the_free_part_follows_the_tie_break(dtype):
                 assert np.all(solution.is_hard_case[i, j])
 
 
-def test_well_posed_problems_are_not_called_hard():
-    _, _, solution, *_ = solved(np.float64, True)
+@WAYS
+def test_well_posed_problems_are_not_called_hard(solve):
+    _, _, solution, *_ = solved(np.float64, True, solve)
     for family in ("gaussian", "mean_100_sigma", *problems.NEAR_HARD):
         assert not np.any(solution.is_hard_case[rows(family)]), family
     assert np.all(solution.is_hard_case[rows("hard"), 4:].sum() >= 12)
