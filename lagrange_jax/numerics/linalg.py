@@ -90,7 +90,7 @@ def pseudo_inverse(eigenvalues: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.where(kept, 1 / jnp.where(kept, eigenvalues, 1), 0)
 
 
-def scattered(shape: tuple[int, int], dtype: DTypeLike) -> Array:
+def scattered(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Returns a fixed array of numbers without pattern, between -1 and 1.
 
     A hash of the place. Random numbers proper would be the larger part of what a TPU

@@ -25,7 +25,6 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float
 
-from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.batched_tridiagonal import (
     extreme_eigenvalues,
     tridiagonalize,
@@ -79,12 +78,13 @@ def _is_small_batch(size: int, shape: tuple[int, int]) -> bool:
     return size >= LEAST_BATCH and d in SIZES and k <= d
 
 
-def in_batches(solve: Callable, relation: Relation) -> Callable:
+def in_batches(solve: Callable) -> Callable:
     """Returns `solve(spectrum, norm_sq, tie_break)`, which under `vmap` goes together.
 
     Args:
-      solve: returns the `SpherePoint` of one spectrum that has its covariance.
-      relation: `"equality"` or `"at_most"`.
+      solve: returns the `SpherePoint` of one spectrum that has its covariance, on the
+        sphere and not inside: the solution of least norm asks which eigenvalues are
+        zero, which a tridiagonal form does not tell.
     """
 
     @custom_vmap
@@ -99,8 +99,7 @@ def in_batches(solve: Callable, relation: Relation) -> Callable:
             arrays = covariance, cross, norm_sq, tie_break
             batched = in_batched[0].covariance, in_batched[0].cross, *in_batched[1:]
             arrays = [_last(x, b, size) for x, b in zip(arrays, batched, strict=True)]
-            *arrays, tie_break = arrays
-            point = on_spheres(*arrays, relation, tie_break)
+            point = on_spheres(*arrays)
             point = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), point)
         else:
             axes = jax.tree.map(
@@ -123,16 +122,14 @@ def on_spheres(
     covariance: Float[Array, "d d b"],
     cross: Float[Array, "d k b"],
     norm_sq: Float[Array, "1 m b"],
-    relation: Relation,
     tie_break: Float[Array, "d k b"],
 ) -> SpherePoint:
-    """Returns the minimisers on spheres, or inside where the relation allows it.
+    """Returns the minimisers on spheres.
 
     Args:
       covariance: of the features.
       cross: covariance of features and targets.
       norm_sq: the wanted norms, one a column or one for all.
-      relation: `"equality"` or `"at_most"`.
       tie_break: kernels with unit columns.
     """
     matrix = tridiagonalize(covariance)
@@ -151,16 +148,11 @@ def on_spheres(
     # tell from the smallest one would ask for less than any minimiser has.
     multiplier = jnp.maximum(pull / unit - curvature, -low) * unit
     kernel, is_met = radius * direction, jnp.full(norm_sq.shape, True)
-    if relation == "at_most":
-        inner = _unconstrained(matrix, high, loads)
-        is_met = column_length(inner, norm_sq) > wanted
-        kernel = jnp.where(is_met, kernel, inner * load / unit)
-        multiplier = jnp.where(is_met, jnp.maximum(multiplier, 0), 0)
     kernel = matrix.rotate(kernel, back=True)
     length = column_length(kernel, norm_sq)
-    kernel = kernel * jnp.where(is_met, radius / length, 1)
+    kernel = kernel * (radius / length)
     ends = jnp.concatenate([low, high])[:, 0] * unit[0]
-    return SpherePoint(kernel, multiplier, theta * unit, is_met, is_met & is_free, ends)
+    return SpherePoint(kernel, multiplier, theta * unit, is_met, is_free, ends)
 
 
 def _on_sphere(matrix, low, high, loads, wanted, tie_break):
@@ -189,7 +181,7 @@ def _on_sphere(matrix, low, high, loads, wanted, tie_break):
     def beyond():
         at_bottom = bottom(loads, smallest)
         is_free = is_beyond & (column_length(at_bottom, wanted) <= NOISE * eps)
-        # Far enough from what rounding makes of equal eigenvalues to keep its direction.
+        # Far from what rounding makes of equal eigenvalues, it keeps its direction.
         free = bottom(matrix.rotate(tie_break, back=False), TIE_SHIFT * smallest)
         # What rounding has put into free directions is left out.
         return (
@@ -275,18 +267,3 @@ def _root(ratio, smallest, largest):
 
 def _where(condition, a, b):
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-
-def _unconstrained(matrix, high, loads):
-    r"""The minimum-norm solution, from three solves with a shift of the rank tolerance.
-
-    With $x = \mu / (s + \mu)$ a solve takes a load to $(1 - x) / s$ of it, and
-    $1 + x - 2 x^2$ times that is $1 / s$ but for $O(x^2)$, and zero where s is.
-    """
-    eps = jnp.finfo(loads.dtype).eps
-    shift = jnp.where(high > 0, eps * len(loads) * high, 1)
-    factored = matrix.factor(shift[0])
-    first = factored.solve(loads)
-    second = shift * factored.solve(first)
-    third = shift * factored.solve(second)
-    return first + second - 2 * third

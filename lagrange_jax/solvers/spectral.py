@@ -67,8 +67,8 @@ def on_sphere(
     """
     frozen, wanted = lax.stop_gradient((spectrum, norm_sq))
     solve = partial(_on_sphere, relation)
-    if not isinstance(spectrum.covariance, Factor):
-        solve = in_batches(solve, relation)
+    if relation == "equality" and not isinstance(spectrum.covariance, Factor):
+        solve = in_batches(solve)
     point = solve(frozen, wanted, tie_break)
     inverse = 1 / (_gaps(frozen.eigenvalues)[:, None] + point.theta)
     if relation == "at_most":
