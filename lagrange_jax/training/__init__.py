@@ -3,6 +3,7 @@
 from lagrange_jax.training.grid import GridResult, grid_mesh, run_grid
 from lagrange_jax.training.mlp_objective import mlp_objective
 from lagrange_jax.training.objective import Objective, make_objective
+from lagrange_jax.training.scheduler import disable_scheduler
 from lagrange_jax.training.tables import summarize, to_rows, to_xarray, write_csv
 from lagrange_jax.training.train import TrainResult, make_train
 
@@ -10,6 +11,7 @@ __all__ = [
     "GridResult",
     "Objective",
     "TrainResult",
+    "disable_scheduler",
     "grid_mesh",
     "make_objective",
     "make_train",

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["Bounds", "bounds_of", "known_bounds"]
+__all__ = ["Bounds", "bounds_of", "is_inside_grid", "known_bounds"]
 
 Bounds = tuple[int, int]
 """The least and the largest value."""
 
-_KNOWN: ContextVar[tuple[tuple[Any, Bounds], ...]] = ContextVar("known", default=())
+_KNOWN: ContextVar[tuple[tuple[Any, Bounds], ...] | None] = ContextVar(
+    "known", default=None
+)
 
 
 @contextlib.contextmanager
@@ -37,5 +39,10 @@ def bounds_of(value: Any) -> Bounds | None:
     """Returns the least and the largest value of an integer; None if not known."""
     if not isinstance(value, Tracer):
         return int(np.min(value)), int(np.max(value))
-    known = (bounds for tracer, bounds in _KNOWN.get() if tracer is value)
+    known = (bounds for tracer, bounds in _KNOWN.get() or () if tracer is value)
     return next(known, None)
+
+
+def is_inside_grid() -> bool:
+    """Whether `run_grid` is tracing."""
+    return _KNOWN.get() is not None

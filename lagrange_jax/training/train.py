@@ -26,9 +26,11 @@ from lagrange_jax.training._examples import (
     draw,
     keep_first,
 )
+from lagrange_jax.training._known import is_inside_grid
 from lagrange_jax.training._status import all_solved
 from lagrange_jax.training._steps import State, make_advance, make_update
 from lagrange_jax.training.objective import LossFn, Objective, make_objective
+from lagrange_jax.training.scheduler import warn_of_scheduler
 from lagrange_jax.types import InitTransform, Key, Model, Variables
 
 __all__ = ["Data", "OptimizerFn", "Train", "TrainResult", "make_train"]
@@ -136,6 +138,8 @@ def make_train(
     objective = objective or make_objective(model, loss_fn, eval_batch_size)
 
     def train(key: Key, strength: Any, num_examples: Any = None) -> TrainResult:
+        if init is not None and not is_inside_grid():
+            warn_of_scheduler()
         data_key, held_out_key, init_key, fit_key = jax.random.split(as_key(key), 4)
         given, is_enough = keep_first(draw(data, data_key), num_examples)
         held_out = None if validation is None else draw(validation, held_out_key)

@@ -68,7 +68,7 @@ class PenaltyState(NamedTuple):
 
 
 def add_l2_penalty(
-    strength: Strength, mask: Mask | None = None
+    strength: Strength, *, mask: Mask | None = None
 ) -> optax.GradientTransformation:
     r"""Adds the gradient of :math:`\tfrac12 s \sum_i w_i^2`, which is :math:`s w`.
 
@@ -96,7 +96,7 @@ def add_l2_penalty(
 
 
 def add_l1_penalty(
-    strength: Strength, mask: Mask | None = None
+    strength: Strength, *, mask: Mask | None = None
 ) -> optax.GradientTransformation:
     r"""Adds the subgradient of :math:`s \sum_i |w_i|`, which is `s sign(w)`.
 
@@ -116,7 +116,7 @@ def add_l1_penalty(
 
 
 def add_elastic_net_penalty(
-    strength_l1: Strength, strength_l2: Strength, mask: Mask | None = None
+    strength_l1: Strength, strength_l2: Strength, *, mask: Mask | None = None
 ) -> optax.GradientTransformation:
     r"""Adds the subgradient of :math:`s_1 \sum_i |w_i| + \tfrac12 s_2 \sum_i w_i^2`.
 
@@ -145,7 +145,7 @@ def add_elastic_net_penalty(
 
 
 def l2_penalty(
-    params: Any, strength: PyTree[ArrayLike], mask: Mask | None = None
+    params: Any, strength: PyTree[ArrayLike], *, mask: Mask | None = None
 ) -> Float[Array, ""]:
     r"""Returns :math:`\tfrac12 s \sum_i w_i^2` over the selected parameters.
 
@@ -157,11 +157,11 @@ def l2_penalty(
     Returns:
       A scalar in float32, or float64 where a parameter is.
     """
-    return elastic_net_penalty(params, 0.0, strength, mask)
+    return elastic_net_penalty(params, 0.0, strength, mask=mask)
 
 
 def l1_penalty(
-    params: Any, strength: PyTree[ArrayLike], mask: Mask | None = None
+    params: Any, strength: PyTree[ArrayLike], *, mask: Mask | None = None
 ) -> Float[Array, ""]:
     r"""Returns :math:`s \sum_i |w_i|` over the selected parameters.
 
@@ -173,13 +173,14 @@ def l1_penalty(
     Returns:
       A scalar in float32, or float64 where a parameter is.
     """
-    return elastic_net_penalty(params, strength, 0.0, mask)
+    return elastic_net_penalty(params, strength, 0.0, mask=mask)
 
 
 def elastic_net_penalty(
     params: Any,
     strength_l1: PyTree[ArrayLike],
     strength_l2: PyTree[ArrayLike],
+    *,
     mask: Mask | None = None,
 ) -> Float[Array, ""]:
     r"""Returns :math:`s_1 \sum_i |w_i| + \tfrac12 s_2 \sum_i w_i^2`.

@@ -55,7 +55,7 @@ __all__ = ["prox_elastic_net", "prox_l1", "proximal_adam"]
 
 
 def prox_l1(
-    strength: Strength, learning_rate: Strength, mask: Mask | None = None
+    strength: Strength, learning_rate: Strength, *, mask: Mask | None = None
 ) -> optax.GradientTransformation:
     r"""Soft thresholding after a gradient step: minimises :math:`E + s \|w\|_1`.
 
@@ -72,13 +72,14 @@ def prox_l1(
     Returns:
       A transform whose state is empty unless an argument is a schedule.
     """
-    return prox_elastic_net(strength, 0.0, learning_rate, mask)
+    return prox_elastic_net(strength, 0.0, learning_rate, mask=mask)
 
 
 def prox_elastic_net(
     strength_l1: Strength,
     strength_l2: Strength,
     learning_rate: Strength,
+    *,
     mask: Mask | None = None,
 ) -> optax.GradientTransformation:
     r"""Minimises :math:`E + s_1 \|w\|_1 + \tfrac{s_2}{2} \|w\|^2`, with exact zeros.

@@ -387,6 +387,7 @@ ELSEWHERE = {
     "JAX's own": "glorot_ he_ lecun_ orthogonal",
     "read any tree, and a pattern or a path": "by_path head_only kernels_only",
     "take devices as they are": "grid_mesh",
+    "take nothing": "disable_scheduler",
     "take functions and optimisers": "make_objective with_penalty",
     "an inner step, of cross_validated_norm": "choose_norm",
     "have tests of their refusals": "convert_strength extrapolate_strength loss_curves",

@@ -168,3 +168,31 @@ def test_whoever_waits_is_told(caplog):
         time.sleep(0.2)
     assert told == ["compiling"] * len(told) and 2 <= len(told) <= 3
     assert len(caplog.records) == len(told)
+
+
+def test_the_scheduler_that_wedges_is_off_or_named(caplog, monkeypatch):
+    import lagrange_jax.training.scheduler as scheduler
+
+    init = lj.lagrange(lj.constraints.fixed_norm(1.0))
+    train = make(init=init)
+    arguments = KEYS[0], jnp.float32(0.1)
+    monkeypatch.setenv("XLA_FLAGS", "--one=1")
+    scheduler._warn.cache_clear()
+    with caplog.at_level(logging.WARNING, "lagrange_jax"):
+        axes = {"strength": [0.1], "key": KEYS}
+        _plan.plan_grid(
+            train, jax.tree.map(jnp.asarray, {**axes, "strength": jnp.ones(1)}), MESH
+        )
+        assert "scheduler" not in caplog.text  # run_grid compiles without it
+        jax.eval_shape(train, *arguments)
+        assert caplog.text.count("scheduler is on") == 1
+        scheduler.disable_scheduler()
+        scheduler._warn.cache_clear()
+        jax.eval_shape(train, *arguments)
+    assert caplog.text.count("scheduler is on") == 1
+    flags = scheduler.os.environ["XLA_FLAGS"]
+    scheduler.disable_scheduler()
+    assert flags == scheduler.os.environ["XLA_FLAGS"]
+    assert flags.startswith(
+        "--one=1 --xla_cpu_enable_concurrency_optimized_scheduler=f"
+    )

@@ -13,14 +13,14 @@ import lagrange_jax.transforms.penalties as penalties
 from lagrange_jax.transforms.masks import by_path, head_only, kernels_only
 
 MAKERS = {
-    "l1": lambda s, mask=None: penalties.add_l1_penalty(s, mask),
-    "l2": lambda s, mask=None: penalties.add_l2_penalty(s, mask),
-    "net": lambda s, mask=None: penalties.add_elastic_net_penalty(s, 2.0, mask),
+    "l1": lambda s, mask=None: penalties.add_l1_penalty(s, mask=mask),
+    "l2": lambda s, mask=None: penalties.add_l2_penalty(s, mask=mask),
+    "net": lambda s, mask=None: penalties.add_elastic_net_penalty(s, 2.0, mask=mask),
 }
 VALUES = {
-    "l1": lambda w, s, mask=None: penalties.l1_penalty(w, s, mask),
-    "l2": lambda w, s, mask=None: penalties.l2_penalty(w, s, mask),
-    "net": lambda w, s, mask=None: penalties.elastic_net_penalty(w, s, 2.0, mask),
+    "l1": lambda w, s, mask=None: penalties.l1_penalty(w, s, mask=mask),
+    "l2": lambda w, s, mask=None: penalties.l2_penalty(w, s, mask=mask),
+    "net": lambda w, s, mask=None: penalties.elastic_net_penalty(w, s, 2.0, mask=mask),
 }
 KINDS = pytest.mark.parametrize("kind", ["l1", "l2", "net"])
 
@@ -90,9 +90,13 @@ def test_penalty_values(key):
     kernel, bias = (np.asarray(params["head"][n]) for n in ("kernel", "bias"))
     l1, l2 = np.abs(kernel).sum(), 0.5 * np.square(kernel).sum()
     mask = head_only(("head", "kernel"))
-    np.testing.assert_allclose(penalties.l1_penalty(params, 3.0, mask), 3 * l1, 1e-6)
-    np.testing.assert_allclose(penalties.l2_penalty(params, 3.0, mask), 3 * l2, 1e-6)
-    value = penalties.elastic_net_penalty(params, 2.0, jnp.float32(3.0), mask)
+    np.testing.assert_allclose(
+        penalties.l1_penalty(params, 3.0, mask=mask), 3 * l1, 1e-6
+    )
+    np.testing.assert_allclose(
+        penalties.l2_penalty(params, 3.0, mask=mask), 3 * l2, 1e-6
+    )
+    value = penalties.elastic_net_penalty(params, 2.0, jnp.float32(3.0), mask=mask)
     np.testing.assert_allclose(value, 2 * l1 + 3 * l2, 1e-6)
     layers = {"hidden": 0.0, "head": {"kernel": 0.0, "bias": 2.0}}
     value = penalties.l1_penalty(params, layers)
@@ -183,8 +187,8 @@ def test_bfloat16_none_leaves_and_boxes(key, kind):
     params["head"]["bias"] = None
     boxed = jax.tree.map(lambda w: nn.Partitioned(w, ("data",) * w.ndim), params)
     strength = {"hidden": jnp.float32(0.1), "head": 0.2}
-    plain = added(MAKERS[kind](strength, kernels_only), params)
-    inside = added(MAKERS[kind](strength, kernels_only), boxed)
+    plain = added(MAKERS[kind](strength, mask=kernels_only), params)
+    inside = added(MAKERS[kind](strength, mask=kernels_only), boxed)
     assert plain["head"]["bias"] is None
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(plain))
     assert jax.tree.structure(inside) == jax.tree.structure(boxed)
@@ -213,7 +217,7 @@ def test_coupled_l2_is_ridge_regression(x64, optimizer):
         scaling = optax.sgd(0.5)
     else:
         scaling = optax.adam(optax.cosine_decay_schedule(0.1, 2000))
-    tx = optax.chain(penalties.add_l2_penalty(strength, kernels_only), scaling)
+    tx = optax.chain(penalties.add_l2_penalty(strength, mask=kernels_only), scaling)
     params = minimise(tx, inputs, targets, steps=2000)
     oracle = Ridge(alpha).fit(inputs, targets)
     np.testing.assert_allclose(params["kernel"], oracle.coef_, atol=1e-5)
@@ -224,7 +228,7 @@ def test_decoupled_l2_in_adam_is_not_ridge_regression(x64):
     inputs, targets = regression()
     tx = optax.chain(
         optax.scale_by_adam(),
-        penalties.add_l2_penalty(12.0 / len(targets), kernels_only),
+        penalties.add_l2_penalty(12.0 / len(targets), mask=kernels_only),
         optax.scale_by_learning_rate(optax.cosine_decay_schedule(0.1, 2000)),
     )
     params = minimise(tx, inputs, targets, steps=2000)
@@ -235,7 +239,7 @@ def test_decoupled_l2_in_adam_is_not_ridge_regression(x64):
 def test_subgradient_comes_near_the_lasso_without_zeros(x64):
     inputs, targets = regression()
     rate = optax.cosine_decay_schedule(0.1, 3000)
-    tx = optax.chain(penalties.add_l1_penalty(0.2, kernels_only), optax.sgd(rate))
+    tx = optax.chain(penalties.add_l1_penalty(0.2, mask=kernels_only), optax.sgd(rate))
     params = minimise(tx, inputs, targets, steps=3000)
     oracle = Lasso(0.2, tol=1e-12).fit(inputs, targets)
     np.testing.assert_allclose(params["kernel"], oracle.coef_, atol=1e-3)

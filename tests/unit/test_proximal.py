@@ -54,21 +54,25 @@ def minimise(tx, inputs, targets, steps=STEPS) -> Any:
 
 def sgd_l1(s1, s2):
     del s2
-    return optax.chain(optax.sgd(RATE), prox_l1(s1, RATE, kernels_only))
+    return optax.chain(optax.sgd(RATE), prox_l1(s1, RATE, mask=kernels_only))
 
 
 def sgd_net(s1, s2):
-    return optax.chain(optax.sgd(RATE), prox_elastic_net(s1, s2, RATE, kernels_only))
+    return optax.chain(
+        optax.sgd(RATE), prox_elastic_net(s1, s2, RATE, mask=kernels_only)
+    )
 
 
 def momentum_net(s1, s2):
-    prox = prox_elastic_net(s1, s2, RATE / (1 - 0.5), kernels_only)
+    prox = prox_elastic_net(s1, s2, RATE / (1 - 0.5), mask=kernels_only)
     return optax.chain(optax.sgd(RATE, momentum=0.5), prox)
 
 
 def scheduled_net(s1, s2):
     rate = optax.cosine_decay_schedule(RATE, STEPS, alpha=0.5)
-    return optax.chain(optax.sgd(rate), prox_elastic_net(s1, s2, rate, kernels_only))
+    return optax.chain(
+        optax.sgd(rate), prox_elastic_net(s1, s2, rate, mask=kernels_only)
+    )
 
 
 def adam_net(s1, s2):
