@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import chex
 import jax
@@ -93,7 +94,7 @@ def test_functions_that_call_python_share_no_program(compilations):
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_sizes_in_groups_give_the_same(batch_size, tmp_path):
-    options = dict(num_epochs=3, num_steps=None, batch_size=batch_size)
+    options: Any = dict(num_epochs=3, num_steps=None, batch_size=batch_size)
     sizes, told = [5, 50, 7, 16, 3], []
     whole = run(curves(make(**options)), sizes)
     grouped = run(
