@@ -11,6 +11,7 @@ from lagrange_jax import (
     constraints,
     distributed,
     initializers,
+    losses,
     models,
     ridge,
     solvers,
@@ -27,7 +28,7 @@ from lagrange_jax.solvers import (
     HeadSolution,
     Status,
     check,
-    solve_cross_entropy,
+    solve_convex,
     solve_least_squares,
 )
 from lagrange_jax.statistics import Moments, Spectrum, compute_moments, decompose
@@ -88,6 +89,7 @@ __all__ = [
     "lagrange",
     "linen",
     "loss_within",
+    "losses",
     "lsuv",
     "make_train",
     "models",
@@ -100,7 +102,7 @@ __all__ = [
     "ridge",
     "ridge_path",
     "run_grid",
-    "solve_cross_entropy",
+    "solve_convex",
     "solve_least_squares",
     "solvers",
     "statistics",

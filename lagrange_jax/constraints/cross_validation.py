@@ -1,4 +1,4 @@
-r"""The norm of a cross-entropy head that cross-validates best.
+r"""The norm of a head that cross-validates best, for any convex loss.
 
 Along a rising path of norms the training loss falls and the validation loss has one
 valley, as along the strengths of L2 regularisation: norm and strength are two names of
@@ -24,11 +24,14 @@ from lagrange_jax.bounds import (
     make_constraint,
     require_norm,
 )
+from lagrange_jax.losses.classes import without_smoothing
+from lagrange_jax.losses.record import Loss, read_targets
 from lagrange_jax.numerics.parabola import parabola_minimum
 from lagrange_jax.ridge.path import multiplier_to_strength, norm_of_strength
-from lagrange_jax.solvers.classes import ClassStatistics, class_statistics, curvature
-from lagrange_jax.solvers.cross_entropy import fit_head
-from lagrange_jax.solvers.path import mean_log_loss
+from lagrange_jax.solvers.examples import ExampleStatistics, example_statistics
+from lagrange_jax.solvers.fit import fit_head
+from lagrange_jax.solvers.path import mean_loss
+from lagrange_jax.solvers.solution import Status
 from lagrange_jax.types import Batch, Key
 
 __all__ = ["choose_norm", "cross_validated_norm"]
@@ -47,17 +50,19 @@ BLOCK_SIZE = 4096
 def cross_validated_norm(
     norm_sq: Any = None, *, num_folds: int = 5, relation: Relation = "equality"
 ) -> Constraint:
-    """The norm of least cross-entropy on held-out examples.
+    """The norm of least loss on held-out examples.
 
     Args:
       norm_sq: norms to try, ascending, at least three; the choice lies between them
         where the parabola through the best and its neighbours is lowest. None: eight
         norms from hardly any head to all but interpolation.
-      num_folds: parts of the examples, at random, each held out once.
+      num_folds: parts of the examples with weight, at random but with equal shares of
+        each class, each held out once.
       relation: of the final head to the norm.
 
     Returns:
-      The `Constraint`, for `lagrange(..., loss="cross_entropy")`.
+      The `Constraint`, for `lagrange(..., loss="cross_entropy")` or another loss that
+      is not the squared error.
 
     Raises:
       ValueError: if a norm is not positive, there are fewer than three, fewer than
@@ -96,10 +101,10 @@ class _CrossValidation:
             problem.key,
             problem.examples,
             None if norm_sq is None else jnp.asarray(norm_sq, cross.dtype),
+            problem.loss,
             num_outputs=cross.shape[1],
             num_folds=self.num_folds,
             use_bias=problem.spectrum.num_biases == 1,
-            label_smoothing=problem.loss.label_smoothing,
         )
 
 
@@ -108,11 +113,11 @@ def choose_norm(
     key: Key,
     batch: Batch,
     norm_sq: Float[Array, " m"] | None,
+    loss: Loss,
     *,
     num_outputs: int,
     num_folds: int = 5,
     use_bias: bool = True,
-    label_smoothing: Any = 0.0,
 ) -> Float[Array, ""]:
     """Returns the norm whose heads have the least loss on held-out examples.
 
@@ -120,27 +125,25 @@ def choose_norm(
       key: decides which examples are held out together.
       batch: features `[n, d]`, targets and weights.
       norm_sq: norms to try, ascending; None for the range of the data.
+      loss: the loss; of unsmoothed targets where examples are held out.
       num_outputs: outputs of the head.
       num_folds: parts of the examples, each held out once.
       use_bias: whether the head has a bias.
-      label_smoothing: of the training targets.
 
     Returns:
-      The norm; at an end of the range if the loss is least there.
+      The norm; at an end of the range if the loss is least there, and nan where no
+      head could be validated: fewer than two examples have weight, say.
     """
-    n = len(batch.targets)
-    weights = batch.weights
-    if weights is None:
-        weights = jnp.ones(n, jnp.result_type(float))
-    fold_of = jax.random.permutation(key, n) % num_folds
     prepare = partial(
-        class_statistics,
-        num_outputs=num_outputs,
-        use_bias=use_bias,
-        label_smoothing=label_smoothing,
+        example_statistics, loss=loss, num_outputs=num_outputs, use_bias=use_bias
     )
     if norm_sq is None:
         norm_sq = _norm_range(prepare(as_batches(batch, BLOCK_SIZE)))
+    weights = batch.weights
+    if weights is None:
+        weights = jnp.ones(len(batch.targets), norm_sq.dtype)
+    fold_of = _folds(key, batch, weights, loss, num_outputs, num_folds)
+    plain = without_smoothing(loss)
 
     def losses_without(fold):
         held_out = (fold_of == fold).astype(weights.dtype)
@@ -151,25 +154,52 @@ def choose_norm(
             fit_head,
             batches,
             prepare(batches),
-            use_bias=use_bias,
-            label_smoothing=label_smoothing,
+            loss,
+            relation="at_most",
             tolerance=LOOSE,
         )
-        return _valley(
-            fit, lambda head: mean_log_loss(unseen, head, BLOCK_SIZE)[0], norm_sq
-        )
 
-    losses = lax.map(losses_without, jnp.arange(num_folds)).mean(0)
-    return jnp.exp(parabola_minimum(jnp.log(norm_sq), losses).position)
+        def validate(head):
+            value = mean_loss(unseen, plain, head, BLOCK_SIZE)[0]
+            return jnp.where(head.status == Status.SUCCESS, value, jnp.nan)
+
+        counts = (train.weights > 0).any() & (unseen.weights > 0).any()
+        share = jnp.where(counts, unseen.weights.sum(), 0)
+        return share, _valley(fit, validate, norm_sq, counts)
+
+    shares, losses = lax.map(losses_without, jnp.arange(num_folds))
+    # A fold without examples says nothing, whatever its losses are.
+    shares = shares[:, None]
+    total = jnp.where(shares > 0, shares * losses, 0).sum(0)
+    is_known = jnp.isfinite(total).any() & (shares > 0).any()
+    best = jnp.exp(parabola_minimum(jnp.log(norm_sq), total).position)
+    return jnp.where(is_known, best, jnp.nan)
 
 
-def _valley(fit, validate, norm_sq):
-    """Losses along rising norms, infinite where the path was no longer followed."""
+def _folds(key, batch, weights, loss, num_outputs, num_folds):
+    """The fold of each example: those with weight are dealt out, class by class."""
+    n = len(weights)
+    classes = jnp.zeros(n, jnp.int32)
+    if loss.kind.is_right is not None:
+        # A class is the output that the example votes for most.
+        read = read_targets(loss, batch.targets, num_outputs, weights.dtype).values
+        classes = read.argmax(1).astype(jnp.int32)
+    order = jnp.lexsort((jax.random.uniform(key, n), classes, ~(weights > 0)))
+    return jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n) % num_folds)
+
+
+def _valley(fit, validate, norm_sq, counts):
+    """Losses along rising norms, infinite where the path was no longer followed.
+
+    A head that was not solved has the loss nan, which ends no path.
+    """
 
     def is_open(state):
         i, losses, _ = state
         last = losses[jnp.maximum(i - 1, 0)]
-        return (i < len(norm_sq)) & ((i == 0) | (last <= RISE * losses.min()))
+        least = jnp.nanmin(losses)
+        rises = (i > 0) & (last > RISE * least)
+        return counts & (i < len(norm_sq)) & ~rises
 
     def body(state):
         i, losses, start = state
@@ -182,8 +212,8 @@ def _valley(fit, validate, norm_sq):
     return lax.while_loop(is_open, body, (jnp.int32(0), losses, start))[1]
 
 
-def _norm_range(statistics: ClassStatistics) -> Float[Array, " m"]:
-    spectrum, h = statistics.spectrum, curvature(statistics.shares)
+def _norm_range(statistics: ExampleStatistics) -> Float[Array, " m"]:
+    spectrum, h = statistics.spectrum, statistics.curvature.mean()
     mean = jnp.maximum(spectrum.eigenvalues, 0).mean()
     multipliers = jnp.asarray(MULTIPLIERS, mean.dtype) * jnp.where(mean > 0, mean, 1)
     strengths = multiplier_to_strength(multipliers)

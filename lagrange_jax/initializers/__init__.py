@@ -1,11 +1,10 @@
 """Init transforms. Imports `constraints`, `models.params` and what they stand on."""
 
 from lagrange_jax.initializers.distributions import negative_mean
-from lagrange_jax.initializers.lagrange import CrossEntropy, lagrange
+from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.transforms import chain, initialize, lsuv, reinitialize
 
 __all__ = [
-    "CrossEntropy",
     "chain",
     "initialize",
     "lagrange",

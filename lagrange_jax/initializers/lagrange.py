@@ -1,9 +1,9 @@
-"""The Lagrangian head as an init transform, for squared error and cross-entropy."""
+"""The Lagrangian head as an init transform, for squared error and convex losses."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +16,31 @@ from lagrange_jax.initializers.rows import at_least_float32, head_rows, tap_head
 from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
+from lagrange_jax.losses.named import as_loss
+from lagrange_jax.losses.record import Loss
 from lagrange_jax.models.params import get_head, set_head
-from lagrange_jax.solvers.classes import class_statistics
-from lagrange_jax.solvers.cross_entropy import fit_head, require_search
+from lagrange_jax.solvers.convex import (
+    DEFAULT_SEARCH,
+    SearchOptions,
+    require_euclidean,
+)
+from lagrange_jax.solvers.examples import example_statistics
+from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import decompose
 from lagrange_jax.types import Batch, Batches, InitTransform, Model, Variables
 
-__all__ = ["CrossEntropy", "lagrange"]
-
-# Rows of kept features that are multiplied at once.
-BLOCK_SIZE = 4096
-
-
-class CrossEntropy(NamedTuple):
-    """Options of the cross-entropy head.
-
-    Attributes:
-      label_smoothing: share of each target that is spread evenly over the classes.
-      tolerance: of the relative KKT residual; None for `solve_cross_entropy`'s.
-      max_passes: evaluations of the loss after which the search is given up.
-      keep_features: whether the features of all examples are computed once and kept,
-        N x d numbers; else every evaluation takes all examples through the network,
-        and memory is that of a batch.
-    """
-
-    label_smoothing: Any = 0.0
-    tolerance: float | None = None
-    max_passes: int = 1000
-    keep_features: bool = True
+__all__ = ["lagrange"]
 
 
 def lagrange(
     constraint: Constraint | None = None,
     *,
-    loss: Literal["squared_error", "cross_entropy"] | CrossEntropy = "squared_error",
+    loss: Literal["squared_error", "cross_entropy"] | Loss = "squared_error",
+    search: SearchOptions = DEFAULT_SEARCH,
+    keep_features: bool = True,
 ) -> InitTransform:
     r"""Solves for the head: the least initial loss that the norm allows.
 
@@ -64,15 +52,20 @@ def lagrange(
     inputs; one eigendecomposition and a secular equation give the globally optimal
     kernel and bias, see `solve_least_squares`.
 
-    *Cross-entropy.* The same pass and decomposition give the start of a search among
-    the kernels of the norm, see `solve_cross_entropy`. Targets are integer labels or
-    probabilities; a head with one output is a binary one.
+    *Another convex loss*, cross-entropy say. A search among the kernels of the norm,
+    see `solve_convex`. For cross-entropy targets are labels or probabilities; a head
+    with one output is a binary one.
 
     Args:
       constraint: the norm constraint. None takes for squared error `loss_within()`,
         which measured best in the study `rul` whatever the scale of the
-        targets, and for cross-entropy `cross_validated_norm()`.
-      loss: `"squared_error"`, `"cross_entropy"`, or `CrossEntropy(...)` with options.
+        targets, and for other losses `cross_validated_norm()`.
+      loss: `"squared_error"`, `"cross_entropy"`, or a `Loss` such as
+        `losses.softmax(label_smoothing=0.1)`.
+      search: options of the search; squared error needs none.
+      keep_features: whether the features of all examples are computed once and kept
+        for the search, N x d numbers; else every evaluation takes all examples through
+        the network, and memory is that of a batch.
 
     Returns:
       An init transform; its info is the `HeadSolution`.
@@ -85,24 +78,24 @@ def lagrange(
             "expected a constraint, such as constraints.variance_scaling() or "
             f"constraints.fixed_norm(1.0); got {constraint!r}."
         )
-    is_name = isinstance(loss, str) and loss in ("squared_error", "cross_entropy")
-    if not is_name and not isinstance(loss, CrossEntropy):
-        raise ValueError(
-            "expected loss to be 'squared_error', 'cross_entropy' or "
-            f"CrossEntropy(...); got {loss!r}."
-        )
-    if is_name and loss == "squared_error":
+    if isinstance(loss, str) and loss == "squared_error":
         constraint = loss_within() if constraint is None else constraint
         return _Lagrange(_squared_error, (constraint,))
-    options = CrossEntropy() if isinstance(loss, str) else loss
-    require_search(options.label_smoothing, options.tolerance, options.max_passes)
-    constraint = cross_validated_norm() if constraint is None else constraint
-    if constraint.metric != "euclidean":
+    if isinstance(loss, str) and loss != "cross_entropy":
         raise ValueError(
-            f"metric={constraint.metric!r} needs loss='squared_error'; got "
-            "cross-entropy."
+            "expected loss to be 'squared_error', 'cross_entropy' or a Loss, such as "
+            f"losses.softmax(label_smoothing=0.1); got {loss!r}."
         )
-    return _Lagrange(_cross_entropy, (constraint, options))
+    search.require()
+    constraint = cross_validated_norm() if constraint is None else constraint
+    require_euclidean(constraint)
+    if constraint.needs_examples and not keep_features:
+        raise ValueError(
+            "this constraint goes over the features too often to compute them anew: "
+            "name a norm, constraints.fixed_norm(c, per_output=False) say, or keep the "
+            "features."
+        )
+    return _Lagrange(_convex, (constraint, as_loss(loss), search, keep_features))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,34 +143,34 @@ def _solve_moments(moments, key, kernel, constraint, use_bias):
     return solve_least_squares(problem, constraint, tie_break=kernel)
 
 
-def _cross_entropy(constraint: Constraint, options: CrossEntropy) -> InitTransform:
+def _convex(
+    constraint: Constraint, loss: Loss, search: SearchOptions, keep_features: bool
+) -> InitTransform:
     def init(key, model, variables, batches):
         kernel, bias = get_head(model, variables)
-        use_bias = bias is not None
+        num_outputs = kernel.shape[1]
         tap_key, fold_key = jax.random.split(key)
         batches, kept = require_batches(batches, "lagrange"), None
-        tap = _tap(model, variables, require_batches(batches, "lagrange"))
-        if options.keep_features:
+        tap = _tap(model, variables, batches)
+        if keep_features:
             kept = _collect(batches, tap, variables, tap_key)
-            batches = as_batches(kept, BLOCK_SIZE)
+            batches = as_batches(kept, search.batch_size)
         else:
             batches = _tap_anew(batches, tap, variables, tap_key)
-        shared: dict[str, Any] = dict(
-            use_bias=use_bias, label_smoothing=options.label_smoothing
+        counted = as_loss(loss, num_outputs)
+        statistics = example_statistics(
+            batches, counted, num_outputs, use_bias=bias is not None
         )
-        statistics = class_statistics(batches, kernel.shape[1], **shared)
-        norm_sq = constraint.radius_sq(
-            Problem(statistics.spectrum, fold_key, kept, options)
-        )
+        problem = Problem(statistics.spectrum, fold_key, kept, counted)
         solution = fit_head(
             batches,
             statistics,
-            norm_sq,
+            counted,
+            constraint.radius_sq(problem),
             relation=constraint.relation,
-            tie_break=kernel.astype(statistics.shares.dtype),
-            tolerance=options.tolerance,
-            max_passes=options.max_passes,
-            **shared,
+            tie_break=kernel.astype(statistics.curvature.dtype),
+            tolerance=search.tolerance,
+            max_steps=search.max_steps,
         )
         return _replace_head(model, variables, solution), solution
 
@@ -191,14 +184,11 @@ def _tap(model, variables, batches):
     def tap(index, batch, variables, key):
         key = jax.random.fold_in(key, index)
         found = tap_head(model, variables, batch.inputs, key)
-        if found.offset is not None:
-            raise ValueError(
-                "the network adds something to the output of its head, which "
-                "loss='cross_entropy' cannot take into account: return the logits of "
-                "the head alone."
-            )
         rows = head_rows(found, batch, takes_labels=True, dtype=dtype)
-        return Batch(rows.features, rows.targets, rows.weights)
+        inputs = rows.features
+        if rows.offset is not None:
+            inputs = rows.features, rows.offset
+        return Batch(inputs, rows.targets, rows.weights)
 
     return tap
 
@@ -208,7 +198,7 @@ def _collect(batches, tap, variables, key) -> Batch:
     if batches.collect is None:
         raise ValueError(
             "examples that are spread over devices cannot be kept in one place: pass "
-            "CrossEntropy(keep_features=False), or data on one device."
+            "lagrange(..., keep_features=False), or data on one device."
         )
     return batches.collect(tap, variables, key)
 

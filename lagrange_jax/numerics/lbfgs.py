@@ -1,11 +1,14 @@
 r"""L-BFGS for a function that is costly and known to the precision of its gradient.
 
 One evaluation a step, so that a pass over data in memory and one over a stream are the
-same loop. Near the minimum the loss no longer resolves a step in float32, the
-gradient still does: there a step is judged by its slope alone.
+same loop; Optax's line search takes several, in a loop that a stream cannot enter.
+Near the minimum the loss no longer resolves a step in float32, the gradient still
+does: there a step is judged by its slope alone. A pair of step and gradient change
+along which the function does not curve upwards is left out, and where the memory
+misleads the search starts again from the gradient.
 
 References:
-  J. Nocedal, S. J. Wright, "Numerical Optimization", 2006, algorithm 7.5.
+  J. Nocedal, S. J. Wright, "Numerical Optimization", 2006, algorithm 7.4.
   W. W. Hager, H. Zhang, "A new conjugate gradient method with guaranteed descent and
   an efficient line search", SIAM J. Optim. 16, 2005 (the approximate Wolfe condition).
 """
@@ -15,11 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-__all__ = ["Point", "Search", "minimize"]
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner
+
+__all__ = ["minimize"]
 
 # Pairs of steps and gradient changes that are kept.
 MEMORY = 10
@@ -27,53 +31,37 @@ MEMORY = 10
 DECREASE = 1e-4
 # or, where rounding hides that, if the slope has not turned by more than this part.
 OVERSHOOT = 0.8
-# Rounding of a mean loss over many examples, in units of eps.
-NOISE = 8
+# A pair counts if the cosine of step and gradient change is at least this.
+LEAST_CURVATURE = 1e-6
 # A step this much shorter than the last one's model means that nothing is to be gained.
 SMALLEST_STEP = 1e-4
 
 
-class Point(NamedTuple):
-    """Where a function was evaluated, and what it returned.
+class _Memory(NamedTuple):
+    """The last pairs, the latest last; a pair of weight zero is none."""
 
-    Attributes:
-      params: any pytree.
-      value: the function there.
-      gradient: its gradient, shaped as `params`.
-      residual: how far from stationary; the search ends at its tolerance.
-    """
-
-    params: Any
-    value: Float[Array, ""]
-    gradient: Any
-    residual: Float[Array, ""]
+    steps: Float[Array, "m n"]
+    changes: Float[Array, "m n"]
+    weights: Float[Array, " m"]
+    scale: Float[Array, ""]
 
 
-class Search(NamedTuple):
-    """State of a search.
+class _State(NamedTuple):
+    """A search under way: where to go next, how far, and what is remembered."""
 
-    Attributes:
-      best: the point reached so far.
-      direction: where to go from there.
-      step: how far to try next.
-      memory: L-BFGS state.
-      num_evaluations: calls of the function.
-      is_stuck: whether no step along the direction gains anything.
-    """
-
-    best: Point
-    direction: Any
+    search: Search
+    direction: Float[Array, " n"]
     step: Float[Array, ""]
-    memory: Any
-    num_evaluations: Int[Array, ""]
-    is_stuck: Bool[Array, ""]
+    memory: _Memory
+    last_gain: Float[Array, ""]
 
 
 def minimize(
-    evaluate: Callable[[Any], Point],
-    start: Any,
+    evaluate: Callable[[Float[Array, " n"]], Point],
+    start: Float[Array, " n"],
     *,
     tolerance: Float[Array, ""] | float,
+    precision: Float[Array, ""] | float = jnp.inf,
     max_evaluations: int,
     while_loop: Callable[..., Any] = lax.while_loop,
 ) -> Search:
@@ -82,7 +70,8 @@ def minimize(
     Args:
       evaluate: `evaluate(params) -> Point`.
       start: the first params; units in which the curvature is even serve best.
-      tolerance: ends the search once `residual` is at most this.
+      tolerance: ends the search once `residual` is at most this
+      precision: and the last step gained no more than this part of the value.
       max_evaluations: ends it in any case.
       while_loop: `jax.lax.while_loop`, or a Python loop of the same signature where
         `evaluate` cannot be traced.
@@ -90,72 +79,99 @@ def minimize(
     Returns:
       The last state; `best.residual` tells whether it converged.
     """
-    lbfgs = optax.scale_by_lbfgs(MEMORY)
 
-    def turn(point, memory):
-        # Optax mixes Python floats with the gradient's type.
-        with jax.numpy_dtype_promotion("standard"):
-            ascent, memory = lbfgs.update(point.gradient, memory, point.params)
-        return jax.tree.map(
-            lambda x, p: -x.astype(p.dtype), ascent, point.params
-        ), memory
-
-    def is_open(search):
-        return (
-            ~(search.best.residual <= tolerance)
-            & (search.num_evaluations < max_evaluations)
-            & ~search.is_stuck
+    def is_open(state):
+        best = state.search.best
+        is_settled = (best.residual <= tolerance) & (
+            state.last_gain <= precision * jnp.abs(best.value)
         )
+        is_left = state.search.num_evaluations < max_evaluations
+        return ~is_settled & is_left & ~state.search.is_stuck
 
-    def advance(search, trial):
-        accepted, shorter = _judge(search, trial)
-        keep = lambda new, old: jax.tree.map(  # noqa: E731
-            lambda a, b: jnp.where(accepted, a, b), new, old
-        )
-        best = keep(trial, search.best)
-        direction, memory = keep(
-            turn(trial, search.memory), (search.direction, search.memory)
-        )
-        step = jnp.where(accepted, 1, shorter)
-        is_stuck = ~accepted & ~(step >= SMALLEST_STEP)
-        count = search.num_evaluations + 1
-        return Search(best, direction, step, memory, count, is_stuck)
+    advance = jax.jit(_advance)
 
-    advance = jax.jit(advance)
-
-    def body(search):
-        params = jax.tree.map(
-            lambda p, d: p + search.step.astype(p.dtype) * d,
-            search.best.params,
-            search.direction,
-        )
-        return advance(search, evaluate(params))
+    def body(state):
+        params = state.search.best.params + state.step * state.direction
+        return advance(state, evaluate(params))
 
     first = evaluate(start)
-    direction, memory = turn(first, lbfgs.init(start))
-    one = jnp.ones((), first.value.dtype)
-    search = Search(first, direction, one, memory, jnp.int32(1), jnp.zeros((), bool))
-    return while_loop(is_open, body, search)
+    pairs = jnp.zeros((MEMORY, len(start)), start.dtype)
+    one = jnp.ones((), start.dtype)
+    memory = _Memory(pairs, pairs, pairs[:, 0], one)
+    search = Search(first, jnp.int32(1), jnp.zeros((), bool))
+    state = _State(search, -first.gradient, one, memory, one * jnp.inf)
+    return while_loop(is_open, body, state).search
 
 
-def _judge(search: Search, trial: Point):
-    """Whether to accept a step, and the step to try if not."""
-    best, step = search.best, search.step
-    before = _inner(best.gradient, search.direction)
-    after = _inner(trial.gradient, search.direction)
+def _advance(state: _State, trial: Point) -> _State:
+    (best, count, _), direction, step, memory, last_gain = state
+    is_accepted, factor = _judge(best, trial, direction, step)
+    memory = choose(is_accepted, _remember(memory, best, trial), memory)
+    shorter = step * factor
+    is_empty = ~jnp.any(memory.weights > 0)
+    # A direction that leads nowhere is that of the memory: without it the gradient's.
+    smallest = jnp.where(is_empty, SMALLEST_STEP**2, SMALLEST_STEP)
+    is_lost = ~is_accepted & ~(shorter >= smallest)
+    is_stuck = is_lost & is_empty
+    memory = memory._replace(weights=jnp.where(is_lost, 0, memory.weights))
+    at = choose(is_accepted, trial, best)
+    turned = _direction(memory, at.gradient)
+    is_descent = inner(turned, at.gradient) < 0
+    turned = jnp.where(is_descent, turned, -memory.scale * at.gradient)
+    is_new = is_accepted | is_lost
+    direction = jnp.where(is_new, turned, direction)
+    gain = jnp.where(is_accepted, jnp.abs(best.value - trial.value), last_gain)
+    search = Search(at, count + 1, is_stuck)
+    return _State(search, direction, jnp.where(is_new, 1, shorter), memory, gain)
+
+
+def _remember(memory: _Memory, old: Point, new: Point) -> _Memory:
+    """Adds the pair of a step, unless the function does not curve upwards along it."""
+    step, change = new.params - old.params, new.gradient - old.gradient
+    product = inner(step, change)
+    sizes = inner(step, step) * inner(change, change)
+    is_curved = product > LEAST_CURVATURE * jnp.sqrt(sizes)
+    weight = 1 / jnp.where(is_curved, product, 1)
+    scale = product / jnp.where(is_curved, inner(change, change), 1)
+    push = lambda rows, row: jnp.concatenate([rows[1:], row[None]])  # noqa: E731
+    pushed = _Memory(
+        push(memory.steps, step),
+        push(memory.changes, change),
+        push(memory.weights, weight),
+        scale,
+    )
+    return choose(is_curved, pushed, memory)
+
+
+def _direction(memory: _Memory, gradient: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Minus the inverse Hessian of the memory times the gradient, in two loops."""
+    steps, changes, weights, scale = memory
+
+    def down(i, state):
+        vector, shares = state
+        j = MEMORY - 1 - i
+        share = weights[j] * inner(steps[j], vector)
+        return vector - share * changes[j], shares.at[j].set(share)
+
+    def up(j, vector):
+        share = shares[j] - weights[j] * inner(changes[j], vector)
+        return vector + share * steps[j]
+
+    start = gradient, jnp.zeros_like(weights)
+    vector, shares = lax.fori_loop(0, MEMORY, down, start)
+    return -lax.fori_loop(0, MEMORY, up, scale * vector)
+
+
+def _judge(
+    best: Point, trial: Point, direction: Float[Array, " n"], step: Float[Array, ""]
+) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+    """Whether to accept a step, and by how much to shorten it if not."""
+    before, after = inner(best.gradient, direction), inner(trial.gradient, direction)
     noise = NOISE * jnp.finfo(best.value.dtype).eps * jnp.abs(best.value)
     falls = trial.value <= best.value + DECREASE * step * before
     flat = (trial.value <= best.value + noise) & (after <= -OVERSHOOT * before)
-    accepted = (falls | flat) & jnp.isfinite(after)
+    is_accepted = (falls | flat) & jnp.isfinite(after)
     # Where the slope has turned, the secant finds its zero; else retreat by half.
     turned = jnp.isfinite(after) & (after > 0)
     secant = before / jnp.where(turned, before - after, 1)
-    factor = jnp.clip(jnp.where(turned, secant, 0.5), 0.1, 0.5)
-    return accepted, step * factor
-
-
-def _inner(a: Any, b: Any) -> Float[Array, ""]:
-    products = jax.tree.map(
-        lambda x, y: jnp.vdot(x, y, precision=lax.Precision.HIGHEST), a, b
-    )
-    return jax.tree.reduce(jnp.add, products)
+    return is_accepted, jnp.clip(jnp.where(turned, secant, 0.5), 0.1, 0.5)

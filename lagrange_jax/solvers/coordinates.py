@@ -6,21 +6,20 @@ function of W is locally least over all A in the ball's coordinates, it is least
 the ball: on the sphere they turn an outward slope into curvature, an inward one into
 the way back in.
 
-In $A = Q (s + \nu)^{-1/2} V$ a function with the curvature $S + \nu I$, such as a
-quadratic loss with the multiplier $\nu$, has that of the identity.
+In $A = Q (h_j s + \nu_j)^{-1/2} V$ a function with the curvature $h_j S + \nu_j I$ in
+column j, such as a quadratic loss with the multiplier $\nu$, has that of the identity.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from lagrange_jax.bounds import Relation
-from lagrange_jax.numerics.linalg import column_length, dot
+from lagrange_jax.numerics.linalg import column_length, column_sum, dot
+from lagrange_jax.numerics.secular import solve_secular
 from lagrange_jax.statistics.spectrum import Spectrum
 
-__all__ = ["ON_SPHERE", "NormCoordinates", "make_coordinates", "settle"]
+__all__ = ["ON_SPHERE", "Coordinates", "make_coordinates", "settle"]
 
 # Directions flatter than this part of the mean variance are not stretched further.
 FLATTEST = 1e-3
@@ -30,59 +29,81 @@ ON_SPHERE = 1e-3
 INSIDE = 0.9
 
 
-class NormCoordinates(NamedTuple):
-    """A way to write kernels.
+class Coordinates(NamedTuple):
+    r"""A way to write kernels.
 
     Attributes:
-      to_kernel: `to_kernel(coordinates) -> kernel`, smooth, of a norm that fits.
-      start: coordinates of the kernel to start from.
+      basis: $Q$.
+      scale: $(h_j s + \nu_j)^{-1/2}$.
+      norm_sq: $c$.
     """
 
-    to_kernel: Callable[[Float[Array, "d k"]], Float[Array, "d k"]]
-    start: Float[Array, "d k"]
+    basis: Float[Array, "d d"]
+    scale: Float[Array, "d k"]
+    norm_sq: Float[Array, "1 m"]
+
+    def to_kernel(
+        self, values: Float[Array, "d k"], on_sphere: Bool[Array, ""]
+    ) -> Float[Array, "d k"]:
+        """Returns the kernel, a smooth function, on the sphere or in the ball."""
+        raw = dot(self.basis, self.scale * values)
+        # The sum of squares is smooth at zero, where the length is not.
+        square = column_sum(raw**2, self.norm_sq)
+        length = jnp.sqrt(jnp.where(on_sphere, square, 1))
+        on = jnp.sqrt(self.norm_sq) / jnp.where(length > 0, length, 1)
+        return raw * jnp.where(on_sphere, on, 1 / (1 + square / (4 * self.norm_sq)))
+
+    def of_kernel(
+        self, kernel: Float[Array, "d k"], on_sphere: Bool[Array, ""]
+    ) -> Float[Array, "d k"]:
+        """Returns the coordinates of a kernel; of one outside, of one inside."""
+        length = column_length(kernel, self.norm_sq)
+        length = jnp.where(length > 0, length, 1)
+        share = jnp.minimum(length / jnp.sqrt(self.norm_sq), 1)
+        share = jnp.minimum(share / (1 + jnp.sqrt(1 - share**2)), INSIDE)
+        factor = jnp.where(on_sphere, 1.0, 2 * share)
+        raw = kernel * (factor * jnp.sqrt(self.norm_sq) / length)
+        return dot(self.basis.T, raw) / self.scale
 
 
 def make_coordinates(
-    spectrum: Spectrum,
-    multiplier: Float[Array, ""],
-    kernel: Float[Array, "d k"],
-    norm_sq: Float[Array, "1 m"],
-    relation: Relation,
-) -> NormCoordinates:
-    r"""Returns coordinates in which the curvature is even.
+    spectrum: Spectrum, curvature: Float[Array, " k"], norm_sq: Float[Array, "1 m"]
+) -> tuple[Coordinates, Float[Array, "d k"]]:
+    r"""Returns coordinates in which the curvature is even, and a kernel to start from.
 
     Args:
       spectrum: spectrum of the features.
-      multiplier: $\nu$, about the curvature that the constraint adds.
-      kernel: where to start; no column is zero.
+      curvature: $h$, about the curvature of the loss in each logit.
       norm_sq: $c$, `[1, k]` or `[1, 1]`.
-      relation: on the sphere or in the ball.
 
     Returns:
-      The `NormCoordinates`.
+      The `Coordinates`, and the minimiser of the quadratic loss of that curvature, all
+      but at most of that norm.
     """
-    s, basis = spectrum.eigenvalues, spectrum.eigenvectors
-    s = jnp.maximum(s, 0)
-    flattest = FLATTEST * s.mean()
-    shift = jnp.maximum(multiplier, jnp.where(flattest > 0, flattest, 1))
-    scale = 1 / jnp.sqrt(s + shift)[:, None]
-    length = column_length(kernel, norm_sq)
-    radius = jnp.sqrt(norm_sq)
-    if relation == "equality":
-        start = kernel * (radius / length)
-    else:
-        share = jnp.minimum(length / radius, 1)
-        share = jnp.minimum(share / (1 + jnp.sqrt(1 - share**2)), INSIDE)
-        start = kernel * (2 * radius * share / length)
+    basis, projections = spectrum.eigenvectors, spectrum.projections
+    s, h = jnp.maximum(spectrum.eigenvalues, 0)[:, None], curvature[None]
+    flattest = FLATTEST * h * s.mean()
+    shift = _multiplier(s, h, projections, norm_sq)
+    shift = jnp.maximum(shift, jnp.where(flattest > 0, flattest, 1))
+    inverse = 1 / (h * s + shift)
+    kernel = dot(basis, inverse * projections)
+    return Coordinates(basis, jnp.sqrt(inverse), norm_sq), kernel
 
-    def to_kernel(coordinates):
-        raw = dot(basis, scale * coordinates)
-        length = column_length(raw, norm_sq)
-        if relation == "equality":
-            return raw * (radius / length)
-        return raw / (1 + length**2 / (4 * norm_sq))
 
-    return NormCoordinates(to_kernel, dot(basis.T, start) / scale)
+def _multiplier(s, h, projections, norm_sq):
+    """The multipliers with which the quadratic model's minimiser has the norm."""
+    top = jnp.max(jnp.abs(projections), keepdims=True)
+    # Without any load nothing is to be solved.
+    projections = jnp.where(top > 0, projections, 1)
+    if norm_sq.shape[1] == projections.shape[1]:
+        loads = projections / h
+        loads = jnp.where(jnp.any(loads != 0, 0, keepdims=True), loads, 1)
+        return h * (solve_secular(s[:, 0] - s[0], loads, norm_sq) - s[:1])
+    curvatures = (h * s).ravel()
+    order = jnp.argsort(curvatures)
+    gaps = curvatures[order] - curvatures[order[0]]
+    root = solve_secular(gaps, projections.ravel()[order][:, None], norm_sq)
+    return root - curvatures[order[0]]
 
 
 def settle(

@@ -12,7 +12,24 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 import lagrange_jax as lj
-from lagrange_jax import Status, solve_cross_entropy
+from lagrange_jax import Status, losses, solve_convex
+from lagrange_jax.constraints import fixed_norm
+from lagrange_jax.solvers import SearchOptions
+
+
+def solve_cross_entropy(
+    examples,
+    norm_sq,
+    *,
+    relation="equality",
+    label_smoothing=0.0,
+    max_steps=2000,
+    **options,
+):
+    constraint = fixed_norm(norm_sq, per_output=np.ndim(norm_sq) > 0, relation=relation)
+    loss = losses.softmax(label_smoothing=label_smoothing)
+    search = SearchOptions(max_steps=max_steps)
+    return solve_convex(examples, constraint, loss=loss, search=search, **options)
 
 
 def load(dataset: Any) -> tuple[Any, Any]:
@@ -62,8 +79,8 @@ def test_equals_logistic_regression_of_the_same_norm(data, k, strength, relation
 
 def test_gap_bound_holds_for_an_unfinished_search():
     loss, norm_sq, _ = reference(digits, 1e-4)
-    for passes in (1, 4, 16):
-        head = solve_cross_entropy(digits(), norm_sq, num_outputs=10, max_passes=passes)
+    for steps in (1, 4, 16):
+        head = solve_cross_entropy(digits(), norm_sq, num_outputs=10, max_steps=steps)
         assert head.status == Status.NOT_CONVERGED
         assert head.objective - loss <= head.gap_bound
 

@@ -24,6 +24,7 @@ FLOORS = (
     "statistics",
     "bounds",
     "ridge",
+    "losses",
     "solvers",
     "constraints",
     "transforms",

@@ -1,0 +1,207 @@
+"""Is every convex problem solved? Random problems, each against a bound from SciPy.
+
+    python -m experiments.benchmarks.convex_robustness [--problems 1000] [--seed 0]
+
+For the multiplier $\\mu$ of our head SciPy minimises $L + \\mu (\\|W\\|^2 - c)$ in
+float64. By weak duality that minimum lies below the least loss under the norm, whatever
+$\\mu \\ge 0$ is; our head's loss, computed in float64, lies above it.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+
+import lagrange_jax as lj
+
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+MODULE = "experiments.benchmarks.convex_robustness"
+# Examples, features, outputs; one output is binary.
+SHAPES = (
+    (200, 4, 1),
+    (200, 4, 2),
+    (100, 30, 2),
+    (300, 6, 3),
+    (400, 20, 10),
+    (500, 8, 30),
+    (600, 12, 100),
+)
+RELATIONS = ("equality", "at_most")
+
+
+class Problem(NamedTuple):
+    """A random problem; the norm is a multiple of that of strength 1 / N."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    smoothing: float
+    norm_sq: float
+    relation: str
+
+
+class Verdict(NamedTuple):
+    """How a problem was solved: status, and loss above the bound, relative."""
+
+    status: str
+    excess: float
+    loss: float
+    bound: float
+    residual: float
+    gap_bound: float
+    slope: float
+
+
+def one_hot(labels: np.ndarray, k: int, smoothing: float) -> np.ndarray:
+    if k == 1:
+        return ((1 - smoothing) * labels + smoothing / 2)[:, None]
+    return (1 - smoothing) * np.eye(k)[labels] + smoothing / k
+
+
+def log_loss(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and slopes in float64."""
+    if logits.shape[1] == 1:
+        losses = np.logaddexp(0, logits) - targets * logits
+        return losses[:, 0], expit(logits) - targets
+    log_p = log_softmax(logits, axis=1)
+    return -(targets * log_p).sum(1), np.exp(log_p) - targets
+
+
+def minimum(
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    by_logits: Callable[..., Any],
+    start: np.ndarray,
+    is_free: np.ndarray,
+    multiplier: float,
+    tolerance: float = 1e-10,
+) -> tuple[float, np.ndarray, float]:
+    """Returns the least loss plus multiplier times norm, where, and the slope left."""
+    d, k = features.shape[1], start.shape[1]
+    shares = weights / weights.sum()
+
+    def value(flat):
+        head = flat.reshape(d + 1, k)
+        losses, slopes = by_logits(features @ head[:-1] + head[-1:], targets)
+        slopes = shares[:, None] * slopes
+        gradient = np.vstack([features.T @ slopes, is_free * slopes.sum(0)])
+        gradient[:-1] += 2 * multiplier * head[:-1]
+        penalty = multiplier * (head[:-1] ** 2).sum()
+        return shares @ losses + penalty, gradient.ravel()
+
+    options = dict(maxiter=5000, maxfun=8000, gtol=tolerance, ftol=1e-15, maxcor=30)
+    found = minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    slope = float(np.abs(value(found.x)[1]).max())
+    return float(found.fun), found.x.reshape(d + 1, k), slope
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, int, int], index: int) -> Problem:
+    n, d, k = shape
+    classes = max(k, 2)
+    scales = 10 ** rng.uniform(-0.5, 0.5, d)
+    mixing = rng.normal(size=(d, d)) if rng.random() < 0.3 else np.eye(d)
+    features = (rng.normal(size=(n, d)) @ mixing * scales).astype(np.float32)
+    features += np.float32(rng.choice([0, 3]))
+    truth = rng.normal(size=(d, classes)) * rng.choice([0.1, 1, 5]) / scales[:, None]
+    labels = (features @ truth + rng.gumbel(size=(n, classes))).argmax(1)
+    kind = rng.integers(3)
+    weights = np.ones(n)
+    if kind == 1:  # classes weighted over five decades
+        weights = (10 ** rng.uniform(-5, 0, classes))[labels]
+    elif kind == 2:  # balanced
+        weights = (n / np.bincount(labels, minlength=classes).clip(1))[labels]
+    smoothing = rng.choice([0.0, rng.uniform(0, 0.3)])
+    data = features.astype(float) - features.mean(0), one_hot(labels, k, smoothing)
+    start = np.zeros((d + 1, k))
+    head = minimum(
+        *data, weights, log_loss, start, np.ones(k), 1 / (2 * n), tolerance=1e-4
+    )[1]
+    norm_sq = float((head[:-1] ** 2).sum()) * 10 ** rng.uniform(-3, 3)
+    relation = RELATIONS[index % 2]
+    return Problem(
+        features, labels, weights.astype(np.float32), smoothing, norm_sq, relation
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_outputs", "relation"))
+def solve(features, labels, weights, smoothing, norm_sq, num_outputs, relation):
+    return lj.solve_cross_entropy(
+        (features, labels, weights),
+        norm_sq,
+        num_outputs=num_outputs,
+        relation=relation,
+        label_smoothing=smoothing,
+    )
+
+
+def judge(problem: Problem, k: int) -> Verdict:
+    """Solves, and compares with what SciPy finds at the same multiplier."""
+    features, labels, weights, smoothing, norm_sq, relation = problem
+    arrays = (features, labels.astype(np.int32), weights)
+    numbers = jnp.float32(smoothing), jnp.float32(norm_sq)
+    head = solve(*arrays, *numbers, k, relation)
+    status = lj.Status(int(head.status)).name
+    multiplier = max(float(head.multiplier), 0.0)
+    shares = weights.astype(float) / weights.sum(dtype=float)
+    mean = shares @ features.astype(float)
+    kernel, bias = (np.asarray(x, float) for x in (head.kernel, head.bias))
+    targets = one_hot(labels, k, smoothing)
+    means = shares @ targets
+    is_free = (means > 0) & (means < 1) if k == 1 else means > 0
+    centred = features - mean
+    centre = bias + mean @ kernel
+    loss = float(shares @ log_loss(centred @ kernel + centre, targets)[0])
+    bound, _, slope = minimum(
+        centred,
+        targets,
+        weights.astype(float),
+        log_loss,
+        np.vstack([kernel, centre]),
+        is_free,
+        multiplier,
+    )
+    # A softmax kernel's mean column is free: only the rest of the norm counts.
+    wanted = norm_sq if multiplier > 0 else 0.0
+    bound -= multiplier * wanted
+    return Verdict(
+        status,
+        (loss - bound) / max(abs(bound), 1e-3),
+        loss,
+        bound,
+        float(head.stationarity),
+        float(head.gap_bound),
+        slope,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, default=None)
+    parser.add_argument("--out", default=RESULTS / "convex_robustness.json", type=Path)
+    options = parser.parse_args()
+    verdicts = []
+    for index in range(options.problems):
+        if options.only is not None and index != options.only:
+            continue
+        shape = SHAPES[index % len(SHAPES)]
+        rng = np.random.default_rng([options.seed, index])
+        problem = draw(rng, shape, index // len(SHAPES))
+        verdict = judge(problem, shape[2])
+        verdicts.append(verdict)
+        if verdict.status != "SUCCESS" or verdict.excess > 1e-5:
+            print(index, shape, problem.relation, f"c={problem.norm_sq:.3g}", verdict)
+    print(len(verdicts), "problems;", sum(v.status=="NOT_CONVERGED" for v in verdicts), "not converged; worst excess", max(v.excess for v in verdicts if v.status=="SUCCESS"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+r"""Newton's method in a trust region, by conjugate gradients.
+
+Each step minimises the quadratic model inside a ball, as far as products with the
+Hessian are worth it; no Hessian is formed and nothing is asked of its sign. The step
+is judged by what the function lost compared with the model, and the ball follows.
+Near the minimum the value no longer resolves a step in float32, the gradient still
+does: there it is judged by the residual.
+
+References:
+  T. Steihaug, "The conjugate gradient method and trust regions in large scale
+  optimization", SIAM J. Numer. Anal. 20, 1983.
+  J. Nocedal, S. J. Wright, "Numerical Optimization", 2006, algorithms 4.1 and 7.2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner
+
+__all__ = ["minimize_newton"]
+
+# A step counts if the function falls by this part of what the model promised.
+LEAST_SHARE = 1e-4
+# Conjugate gradients stop at this part of the gradient, or earlier near the minimum.
+FORCING = 0.1
+# Products with the Hessian in one step at most.
+MAX_PRODUCTS = 200
+# Curvature below this part of the largest met, in units of eps, is rounding.
+FLAT = 64
+# A ball this much smaller than the first one means that nothing is to be gained.
+SMALLEST_RADIUS = 1e-7
+
+
+class _Step(NamedTuple):
+    """Where conjugate gradients are: step, model residual, direction, products."""
+
+    step: Float[Array, " n"]
+    residual: Float[Array, " n"]
+    direction: Float[Array, " n"]
+    count: Int[Array, ""]
+    steepest: Float[Array, ""]
+    is_done: Bool[Array, ""]
+
+
+def minimize_newton(
+    evaluate: Callable[[Float[Array, " n"]], Point],
+    multiply: Callable[[Point, Float[Array, " n"]], Float[Array, " n"]],
+    start: Float[Array, " n"],
+    *,
+    tolerance: Float[Array, ""] | float,
+    precision: Float[Array, ""] | float,
+    max_evaluations: int,
+) -> Search:
+    """Minimises a smooth function whose Hessian can be multiplied with.
+
+    Args:
+      evaluate: `evaluate(params) -> Point`.
+      multiply: `multiply(point, direction)`, the Hessian at a point times a direction.
+      start: the first params; units in which the curvature is even serve best.
+      tolerance: ends the search once `residual` is at most this,
+      precision: and the last step gained no more than this part of the value.
+      max_evaluations: ends it in any case; each product counts as one.
+
+    Returns:
+      The last state.
+    """
+    first = evaluate(start)
+    length = lambda x: jnp.sqrt(inner(x, x))  # noqa: E731
+    widest = 2 * length(start) + length(first.gradient)
+
+    def is_open(state):
+        search, _, gain = state
+        is_settled = (search.best.residual <= tolerance) & (
+            gain <= precision * jnp.abs(search.best.value)
+        )
+        is_left = search.num_evaluations < max_evaluations
+        return ~is_settled & is_left & ~search.is_stuck
+
+    def body(state):
+        search, radius, _ = state
+        best = search.best
+        limit = max_evaluations - search.num_evaluations - 1
+        step = _model_step(lambda v: multiply(best, v), best, radius, limit)
+        size = length(step.step)
+        gain = -inner(step.step, best.gradient + step.residual) / 2
+        trial = evaluate(best.params + step.step)
+        noise = NOISE * jnp.finfo(gain.dtype).eps * jnp.abs(best.value)
+        share = (best.value - trial.value) / jnp.where(gain > 0, gain, 1)
+        is_hidden = gain <= noise
+        is_accepted = jnp.where(
+            is_hidden, trial.residual < best.residual, share >= LEAST_SHARE
+        ) & jnp.isfinite(inner(trial.gradient, trial.gradient))
+        grown = jnp.where((share > 0.75) & (size > 0.9 * radius), 2, 1) * radius
+        shrunk = jnp.where(share >= 0.25, grown, size / 4)
+        last_radius = radius
+        radius = jnp.where(is_hidden & is_accepted, radius, shrunk)
+        is_stuck = ~is_accepted & (is_hidden | ~(radius > SMALLEST_RADIUS * widest))
+        count = search.num_evaluations + 1 + step.count
+        search = Search(choose(is_accepted, trial, best), count, is_stuck)
+        # After a step inside the ball the next one gains much less still.
+        is_inside = is_accepted & (size < 0.9 * last_radius)
+        left = jnp.where(is_inside | (is_accepted & is_hidden), gain, jnp.inf)
+        return search, radius, left
+
+    search = Search(first, jnp.int32(1), jnp.zeros((), bool))
+    gain = jnp.full((), jnp.inf, first.value.dtype)
+    return lax.while_loop(is_open, body, (search, widest, gain))[0]
+
+
+def _model_step(multiply, best, radius, limit) -> _Step:
+    """Minimises the model in the ball by conjugate gradients (Steihaug)."""
+    gradient = best.gradient
+    size_sq = inner(gradient, gradient)
+    forcing = jnp.clip(jnp.sqrt(best.residual), FORCING / 10, FORCING)
+    limit = jnp.minimum(limit, MAX_PRODUCTS)
+
+    def is_open(state):
+        rest = inner(state.residual, state.residual)
+        return ~state.is_done & (state.count < limit) & (rest > forcing**2 * size_sq)
+
+    def body(state):
+        step, residual, direction, count, steepest, _ = state
+        product = multiply(direction)
+        curvature = inner(direction, product)
+        rest = inner(residual, residual)
+        to_edge = _distance_to_edge(step, direction, radius)
+        length = rest / jnp.where(curvature > 0, curvature, 1)
+        # Rounding bends a direction that nothing depends on, either way.
+        steepest = jnp.maximum(steepest, curvature / inner(direction, direction))
+        flattest = FLAT * jnp.finfo(rest.dtype).eps * steepest
+        is_flat = jnp.abs(curvature) <= flattest * inner(direction, direction)
+        leaves = ~(curvature > 0) | (length >= to_edge)
+        length = jnp.where(is_flat, 0, jnp.where(leaves, to_edge, length))
+        residual = residual + length * product
+        ratio = inner(residual, residual) / rest
+        direction = ratio * direction - residual
+        step = step + length * state.direction
+        return _Step(step, residual, direction, count + 1, steepest, leaves | is_flat)
+
+    zero = jnp.zeros_like(gradient)
+    start = _Step(
+        zero,
+        gradient,
+        -gradient,
+        jnp.int32(0),
+        jnp.zeros_like(size_sq),
+        jnp.zeros((), bool),
+    )
+    return lax.while_loop(is_open, body, start)
+
+
+def _distance_to_edge(step, direction, radius):
+    """How far along the direction the ball ends."""
+    a, b = inner(direction, direction), inner(step, direction)
+    missing = jnp.maximum(radius**2 - inner(step, step), 0)
+    root = jnp.sqrt(b**2 + a * missing)
+    # Of the two forms of the root the one without cancellation.
+    other = root + jnp.abs(b)
+    other = jnp.where(other > 0, other, 1)
+    return jnp.where(b > 0, missing / other, other / jnp.where(a > 0, a, 1))

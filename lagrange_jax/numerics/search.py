@@ -1,0 +1,56 @@
+"""What searches for a minimum share: a point, a state, and a few operations."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lagrange_jax.numerics.linalg import dot
+
+__all__ = ["NOISE", "Point", "Search", "choose", "inner"]
+
+# Rounding of a mean loss over many examples, in units of eps.
+NOISE = 8
+
+
+class Point(NamedTuple):
+    """Where a function was evaluated, and what it returned.
+
+    Attributes:
+      params: the argument.
+      value: the function there.
+      gradient: its gradient, shaped as `params`.
+      residual: how far from stationary; a search ends at its tolerance.
+      extra: whatever else the function wants to see again.
+    """
+
+    params: Float[Array, " n"]
+    value: Float[Array, ""]
+    gradient: Float[Array, " n"]
+    residual: Float[Array, ""]
+    extra: Any = None
+
+
+class Search(NamedTuple):
+    """How a search ended.
+
+    Attributes:
+      best: the point reached so far.
+      num_evaluations: calls of the function, or of what costs as much.
+      is_stuck: whether no step gained anything.
+    """
+
+    best: Point
+    num_evaluations: Int[Array, ""]
+    is_stuck: Bool[Array, ""]
+
+
+def inner(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
+    """Returns the inner product in full precision."""
+    return dot(a, b)
+
+
+def choose(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
+    """Returns one pytree or the other."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

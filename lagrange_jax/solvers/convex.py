@@ -1,0 +1,175 @@
+r"""The head of least convex loss under a bound: the public entry.
+
+The method is that of `fit`.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from lagrange_jax._checks import (
+    require_count,
+    require_kind,
+    require_real,
+    require_shapes,
+)
+from lagrange_jax.batches import as_batch, as_batches, is_arrays
+from lagrange_jax.bounds import Constraint, Problem, require_norm_shape
+from lagrange_jax.losses.named import as_loss
+from lagrange_jax.losses.record import Loss
+from lagrange_jax.solvers.examples import example_statistics, num_outputs_of
+from lagrange_jax.solvers.fit import fit_head
+from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.types import Batch, Key
+
+__all__ = [
+    "DEFAULT_SEARCH",
+    "SearchOptions",
+    "read_examples",
+    "require_euclidean",
+    "solve_convex",
+]
+
+
+class SearchOptions(NamedTuple):
+    """How the head of a loss without closed form is searched for.
+
+    Attributes:
+      tolerance: of the relative KKT residual, or of `gap_bound` relative to the loss
+        where that is reached first; None for 1e-5, or 1e-8 in double precision.
+      max_steps: evaluations of the loss, or products with its Hessian, at most.
+      batch_size: rows multiplied at once when examples are arrays.
+    """
+
+    tolerance: float | None = None
+    max_steps: int = 2000
+    batch_size: int = 4096
+
+    def require(self) -> None:
+        """Raises TypeError or ValueError for an option that is no number."""
+        require_shapes({"tolerance": ""}, {"tolerance": self.tolerance})
+        require_count("max_steps", self.max_steps)
+        require_count("batch_size", self.batch_size)
+
+
+DEFAULT_SEARCH = SearchOptions()
+
+
+def solve_convex(
+    examples: Any,
+    constraint: Constraint,
+    *,
+    loss: Loss | str = "cross_entropy",
+    num_outputs: int | None = None,
+    use_bias: bool = True,
+    tie_break: Float[Array, "d k"] | None = None,
+    search: SearchOptions = DEFAULT_SEARCH,
+    key: Key | None = None,
+) -> HeadSolution:
+    r"""Solves for the head of least loss under a norm constraint.
+
+    .. math:: \min_{W, b} \frac1N \sum_n a_n\, \ell(W^T \phi_n + b + o_n, t_n)
+              \quad\text{s.t.}\quad \|W\|_F^2 = c \text{ or } \|w_j\|^2 = c_j
+              \text{ (or } \le)
+
+    for a loss $\ell$ that is convex and smooth in the logits, such as those of
+    `lagrange_jax.losses`. The bias is not constrained. With arrays everything is
+    jitted, and may be traced and vmapped over examples, weights, norms and the numbers
+    of the loss. It is not differentiable.
+
+    Args:
+      examples: `(features [n, d], targets)` or `(features, targets, weights)`, or an
+        iterable of such batches that can be gone through again and again: one pass an
+        evaluation of the loss. In place of the features a pair `(features, offset)`
+        adds an offset $o_n$, `[n, k]`, to the logits: exposures, prior logits, a
+        frozen part. Weights are non-negative.
+      constraint: the norm, such as `fixed_norm(1.0, per_output=False)`; Euclidean.
+      loss: a `Loss`, or `"cross_entropy"`: softmax, and sigmoid for one output.
+      num_outputs: k, outputs of the head. None reads it off the targets; integer
+        labels do not tell it.
+      use_bias: whether the head has a bias.
+      tie_break: a kernel that fills what the data leave free; None: a fixed random one.
+      search: tolerance, number of steps and batch size.
+      key: PRNG key, for a constraint that draws, such as `cross_validated_norm()`.
+
+    Returns:
+      The `HeadSolution`. Its `multiplier` is half the L2 strength of a mean loss:
+      scikit-learn's `LogisticRegression(C=1 / (2 * N * multiplier))` has the same
+      solution. `stationarity` is $\|\nabla_W L + 2 \mu W\|$ relative to
+      $\|R\| + 2 \mu \|W\|$, with R the gradient at a zero kernel, or the same of the
+      bias if that is larger. `gap_bound` is $2 \sqrt c \|\nabla_W L + 2 \mu^+ W\|$,
+      which bounds the distance to the global minimum over the ball, for an optimal
+      bias; with a norm an output the sum of the bounds does. `status` is NOT_GLOBAL
+      where an equality asks for a larger norm than the unconstrained optimum has and
+      the loss leaves no direction free to fill it with.
+
+    Raises:
+      TypeError: if an argument is of another kind.
+      ValueError: if shapes do not agree, targets do not tell the outputs and
+        `num_outputs` is missing, known labels lie outside 0..k-1 or known weights
+        below zero.
+    """
+    require_kind("constraint", constraint, Constraint)
+    require_euclidean(constraint)
+    require_kind("search", search, SearchOptions)
+    search.require()
+    if tie_break is not None:
+        require_real("tie_break", tie_break)
+    data, loss, k = read_examples(examples, loss, num_outputs)
+    kept = data if isinstance(data, Batch) else None
+    if kept is None:
+        statistics = example_statistics(data, loss, k, use_bias)
+    else:
+        statistics = _statistics(kept, loss, k, use_bias, search.batch_size)
+    problem = Problem(statistics.spectrum, key, kept, loss)
+    norm_sq = require_norm_shape(constraint.radius_sq(problem), k)
+    options: dict[str, Any] = dict(
+        relation=constraint.relation,
+        tie_break=None if tie_break is None else jnp.asarray(tie_break),
+        tolerance=search.tolerance,
+        max_steps=search.max_steps,
+    )
+    if kept is None:
+        return fit_head(data, statistics, loss, norm_sq, **options)
+    return _fit(
+        kept, statistics, loss, norm_sq, batch_size=search.batch_size, **options
+    )
+
+
+def read_examples(examples: Any, loss: Any, num_outputs: int | None):
+    """Returns the examples as a `Batch` of arrays or `Batches`, the loss, and k."""
+    batches = None if is_arrays(examples) else as_batches(examples)
+    batch = as_batch(examples) if batches is None else batches.first
+    weights = batch.weights
+    if weights is not None and not isinstance(weights, Tracer):
+        if np.any(np.asarray(weights) < 0):
+            raise ValueError("expected weights >= 0; some are negative.")
+    loss = as_loss(loss)
+    k = num_outputs_of(batch, loss, num_outputs)
+    return (batch if batches is None else batches), as_loss(loss, k), k
+
+
+def require_euclidean(constraint: Constraint) -> None:
+    """Raises ValueError unless the norm is the kernel's own."""
+    if constraint.metric != "euclidean":
+        raise ValueError(
+            f"metric={constraint.metric!r} needs loss='squared_error'; other losses "
+            "are solved with metric='euclidean'."
+        )
+
+
+@partial(jax.jit, static_argnames=("num_outputs", "use_bias", "batch_size"))
+def _statistics(examples, loss, num_outputs, use_bias, batch_size):
+    batches = as_batches(examples, batch_size)
+    return example_statistics(batches, loss, num_outputs, use_bias)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "relation"))
+def _fit(examples, statistics, loss, norm_sq, *, batch_size, **options):
+    batches = as_batches(examples, batch_size)
+    return fit_head(batches, statistics, loss, norm_sq, **options)

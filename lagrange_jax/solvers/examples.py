@@ -1,0 +1,168 @@
+"""What two passes over the examples tell of a loss before any search."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from lagrange_jax._checks import require_count, require_real
+from lagrange_jax.losses.record import Loss, Start, bend, losses_and_slopes, start
+from lagrange_jax.solvers.risk import read_batch, split_inputs
+from lagrange_jax.statistics.moments import init_moments, update_moments
+from lagrange_jax.statistics.spectrum import Spectrum, decompose
+from lagrange_jax.types import Batch, Batches
+
+__all__ = ["ExampleStatistics", "example_statistics", "num_outputs_of"]
+
+# An output whose loss does not bend at the start counts as this part of the most bent.
+LEAST_BEND = 1e-6
+
+
+class ExampleStatistics(NamedTuple):
+    """Statistics of features and of the loss at the best constant prediction.
+
+    Attributes:
+      spectrum: spectrum of the features; its targets are the residuals at the start,
+        minus the slopes of the loss, so that `cross` is minus the gradient at a zero
+        kernel.
+      start: the bias to start from, and where it may change.
+      curvature: mean second derivative of the loss in each logit, positive.
+      num_invalid: weighted examples whose targets the loss is not made for.
+    """
+
+    spectrum: Spectrum
+    start: Start
+    curvature: Float[Array, " k"]
+    num_invalid: Int[Array, ""]
+
+
+class _Means(NamedTuple):
+    total: Float[Array, " t"]
+    count: Float[Array, ""]
+    num_invalid: Int[Array, ""]
+
+
+def example_statistics(
+    batches: Batches, loss: Loss, num_outputs: int, use_bias: bool = True
+) -> ExampleStatistics:
+    """Returns the statistics of all batches, in two passes.
+
+    Args:
+      batches: as `read_batch` takes them.
+      loss: the loss.
+      num_outputs: k.
+      use_bias: whether the head has a bias; without one moments are not centred.
+
+    Returns:
+      The `ExampleStatistics`.
+
+    Raises:
+      ValueError: if features or targets have the wrong shape.
+    """
+    features, _ = split_inputs(batches.first.inputs)
+    require_real("features", features)
+    if features.ndim != 2:
+        raise ValueError(f"expected features [n, d]; got shape {features.shape}.")
+    dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
+    means = _means(batches, loss, num_outputs, dtype)
+    mean = means.total / jnp.where(means.count > 0, means.count, 1)
+    first = start(loss, mean, means.count)
+    if not use_bias:
+        none = jnp.zeros_like(first.bias)
+        first = Start(none, none > 0)
+    moments, curvature = _at_start(batches, loss, first.bias, features.shape[1], dtype)
+    spectrum = decompose(moments, use_bias=use_bias)
+    return ExampleStatistics(spectrum, first, curvature, means.num_invalid)
+
+
+def _means(batches, loss, num_outputs, dtype):
+    """Mean target, total weight, and how many targets are none."""
+
+    def step(state, batch, loss):
+        example = read_batch(batch, loss, num_outputs, dtype)
+        targets, weights = example.targets, example.weights
+        weights = jnp.ones(len(targets), dtype) if weights is None else weights
+        return _Means(
+            state.total + (weights[:, None] * targets).sum(0),
+            state.count + weights.sum(),
+            state.num_invalid + (~example.is_valid).sum(dtype=jnp.int32),
+        )
+
+    read = lambda batch: read_batch(batch, loss, num_outputs, dtype).targets  # noqa: E731
+    num_targets = jax.eval_shape(read, batches.first).shape[1]
+    zero = jnp.zeros((), dtype)
+    state = _Means(jnp.zeros(num_targets, dtype), zero, jnp.zeros((), jnp.int32))
+    return batches.fold(step, state, loss)
+
+
+def _at_start(batches, loss, bias, num_features, dtype):
+    """Moments of features and residuals, and the mean curvature, at a constant."""
+    num_outputs = len(bias)
+
+    def step(state, batch, bias, loss):
+        moments, bent = state
+        example = read_batch(batch, loss, num_outputs, dtype)
+        logits = jnp.broadcast_to(bias[None], (len(example.targets), num_outputs))
+        if example.offset is not None:
+            logits = logits + example.offset
+        _, slopes = losses_and_slopes(loss, logits, example.targets)
+        # Signs at random: what the outputs share cancels, the diagonal is left.
+        signs = jax.random.rademacher(jax.random.key(0), logits.shape, dtype)
+        bend_row = signs * bend(loss, logits, example.targets, signs)
+        if example.weights is not None:
+            bend_row *= example.weights[:, None]
+        moments = update_moments(moments, example.features, -slopes, example.weights)
+        return moments, bent + bend_row.sum(0)
+
+    state = (
+        init_moments(num_features, num_outputs, dtype),
+        jnp.zeros(num_outputs, dtype),
+    )
+    moments, bent = batches.fold(step, state, bias, loss)
+    curvature = bent / jnp.where(moments.count > 0, moments.count, 1)
+    least = LEAST_BEND * jnp.max(curvature)
+    least = jnp.where(least > 0, least, 1)
+    return moments, jnp.maximum(jnp.where(jnp.isfinite(curvature), curvature, 1), least)
+
+
+def num_outputs_of(batch: Batch, loss: Loss, num_outputs: int | None) -> int:
+    """Returns the number of outputs that the targets of a batch call for.
+
+    Args:
+      batch: the first batch.
+      loss: reads the targets.
+      num_outputs: k where targets do not tell it.
+
+    Returns:
+      k.
+
+    Raises:
+      ValueError: if nothing tells k, or labels that are known and have weight lie
+        outside 0..k-1. Traced labels are judged by the status of the solution.
+    """
+    targets, weights = batch.targets, batch.weights
+    is_label = not jnp.issubdtype(targets.dtype, jnp.floating) and targets.ndim == 1
+    if num_outputs is None:
+        num_outputs = loss.kind.num_outputs(targets)
+    if num_outputs is None:
+        raise ValueError(
+            "labels do not tell how many classes there are; got "
+            f"{targets.dtype}{list(targets.shape)}. Pass num_outputs=k, or "
+            "num_outputs=1 for a binary head."
+        )
+    require_count("num_outputs", num_outputs)
+    is_traced = isinstance(targets, Tracer) or isinstance(weights, Tracer)
+    if is_traced or not (is_label and loss.kind.is_right):
+        return num_outputs
+    used = np.asarray(targets) if weights is None else targets[np.asarray(weights) > 0]
+    top = max(num_outputs - 1, 1)
+    low, high = np.min(used, initial=0), np.max(used, initial=0)
+    if low < 0 or high > top:
+        raise ValueError(
+            f"expected labels in 0..{top} for num_outputs={num_outputs}; got "
+            f"{low}..{high}."
+        )
+    return num_outputs

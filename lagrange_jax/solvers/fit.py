@@ -1,0 +1,223 @@
+r"""The optimal head for a convex loss, subject to a constraint on its norm.
+
+.. math:: \min_{W, b} L(W, b) = \frac1N \sum_n a_n\, \ell(W^T \phi_n + b, t_n)
+          \quad\text{s.t.}\quad \|W\|_F^2 = c \text{ (or } \le c)
+
+is convex over the ball. A point with $\nabla_W L + 2 \mu W = 0$, $\nabla_b L = 0$ and
+$\mu \ge 0$ is its global minimiser: an L2-regularised fit of strength $2\mu$. Nothing
+has to be found out about the strength: the norm is kept by the coordinates,
+$W = 2 \sqrt{c}\, Y / (1 + \|Y\|^2)$, a smooth image of all of space, in the ball.
+
+**Start and scale.** At a zero kernel the loss has a curvature of about $h_j S$ in the
+column j. The minimiser of that quadratic model under the norm is found from one
+eigendecomposition: the search starts there, in coordinates in which the model is the
+identity.
+
+**Search.** Newton's method with conjugate gradients where the head is small and the
+examples are at hand; L-BFGS for large heads and streams.
+
+**Beyond the optimum.** An equality that the ball's solution does not reach is filled,
+for softmax, with a vector added to all k > 1 columns, which changes no probability. For
+other losses the search goes on over the sphere, which is not convex there.
+
+References:
+  D. Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44,
+  1992 (the curvature bound).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from lagrange_jax.bounds import Relation
+from lagrange_jax.losses.record import Loss
+from lagrange_jax.numerics.lbfgs import minimize
+from lagrange_jax.numerics.linalg import column_length, dot
+from lagrange_jax.numerics.newton import minimize_newton
+from lagrange_jax.numerics.search import Point
+from lagrange_jax.solvers.class_certificate import (
+    bias_residual,
+    excess_residual,
+    kkt_rows,
+    status_of_classes,
+)
+from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
+from lagrange_jax.solvers.examples import ExampleStatistics
+from lagrange_jax.solvers.least_squares import require_tie_break, unit_tie_break
+from lagrange_jax.solvers.risk import make_risk
+from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.types import Batches
+
+__all__ = ["fit_head"]
+
+# This share of the radius seeds directions that data leave free, on the sphere.
+SEED = 1e-3
+# Heads of more numbers than this are left to L-BFGS.
+NEWTON_SIZE = 10_000
+# A search ends once a step gains no more than this part of the tolerance in the loss.
+PRECISION = 0.1
+
+
+def fit_head(
+    batches: Batches,
+    statistics: ExampleStatistics,
+    loss: Loss,
+    norm_sq: Float[Array, "*k"],
+    *,
+    relation: Relation = "equality",
+    tie_break: Float[Array, "d k"] | None = None,
+    start: Float[Array, "d k"] | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 2000,
+) -> HeadSolution:
+    """Solves from statistics of the same batches.
+
+    Args:
+      batches: as `read_batch` takes them.
+      statistics: what `example_statistics` returned for them.
+      loss: the loss.
+      norm_sq: the wanted norm, `[]` or `[k]`.
+      relation: on the sphere or in the ball.
+      tie_break: a kernel that fills what the data leave free; None: a fixed random one.
+      start: a kernel to start from, such as the solution for a neighbouring norm;
+        zeros count as None.
+      tolerance: of the relative KKT residual; None for 1e-5, or 1e-8 in double.
+      max_steps: evaluations of the loss, or of what costs as much, at most.
+
+    Returns:
+      The `HeadSolution`.
+    """
+    spectrum = statistics.spectrum
+    (d, k), dtype = spectrum.cross.shape, spectrum.cross.dtype
+    if tolerance is None:
+        tolerance = 1e-8 if dtype == jnp.float64 else 1e-5
+    wanted = norm_sq.astype(dtype).reshape(1, -1)
+    usable = jnp.isfinite(wanted) & (wanted > 0)
+    wanted = jnp.where(usable, wanted, 1)
+    require_tie_break(tie_break, (d, k))
+    tie_break = unit_tie_break(tie_break, (d, k), dtype)
+    coordinates, kernel = make_coordinates(spectrum, statistics.curvature, wanted)
+    if start is not None:
+        kernel = jnp.where(jnp.any(start != 0), start, kernel)
+    # Softmax needs the ball alone: a free direction fills what an equality lacks.
+    can_fill = loss.kind.is_shift_invariant and k > wanted.shape[1]
+    is_sphere = relation == "equality" and not can_fill
+    problem = _Problem(
+        batches, statistics, loss, coordinates, wanted, tolerance, max_steps
+    )
+    bias = statistics.start.bias
+    kernel, bias = _search(problem, kernel, bias, is_sphere, tie_break)
+    filling = tie_break if relation == "equality" and can_fill else None
+    kernel = settle(kernel, wanted, filling)
+    risk = problem.risk().evaluate(kernel, bias)
+    risk = risk._replace(bias=jnp.where(statistics.start.is_free, risk.bias, 0))
+    on_sphere = jnp.asarray(relation == "equality")
+    rows = kkt_rows(statistics, kernel, risk, wanted, on_sphere, tolerance, can_fill)
+    proven = rows["gap_bound"] <= tolerance * jnp.abs(risk.loss)
+    rows["is_global"] |= proven
+    residual = excess_residual(rows, risk.loss, bias_residual(statistics, risk))
+    return HeadSolution(
+        kernel=kernel,
+        bias=bias - dot(spectrum.mean_x, kernel),
+        objective=risk.loss,
+        status=status_of_classes(statistics, usable, rows, residual, tolerance),
+        **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
+    )
+
+
+class _Problem(NamedTuple):
+    """What a search has to know."""
+
+    batches: Batches
+    statistics: ExampleStatistics
+    loss: Loss
+    coordinates: Any
+    norm_sq: Any
+    tolerance: Any
+    max_steps: Any
+
+    def risk(self):
+        spectrum = self.statistics.spectrum
+        k = spectrum.cross.shape[1]
+        return make_risk(self.batches, self.loss, k, spectrum.count, spectrum.mean_x)
+
+
+def _search(problem, kernel, bias, is_sphere, tie_break):
+    """Searches the ball, and then the sphere where an equality is still to be met."""
+    if not is_sphere:
+        return _minimize(problem, kernel, bias, jnp.zeros((), bool))
+
+    def is_open(state):
+        kernel, _, turn = state
+        length_sq = column_length(kernel, problem.norm_sq) ** 2
+        is_met = (length_sq >= (1 - ON_SPHERE) * problem.norm_sq).all()
+        return (turn == 0) | ((turn == 1) & ~is_met)
+
+    def body(state):
+        kernel, bias, turn = state
+        seed = SEED * jnp.sqrt(problem.norm_sq) * tie_break
+        empty = column_length(kernel, problem.norm_sq) == 0
+        kernel = jnp.where((turn > 0) & empty, seed, kernel)
+        return *_minimize(problem, kernel, bias, turn > 0), turn + 1
+
+    loop = problem.batches.while_loop
+    return loop(is_open, body, (kernel, bias, jnp.int32(0)))[:2]
+
+
+def _minimize(problem, kernel, bias, on_sphere):
+    """Returns the kernel and bias of least loss in the ball or on the sphere."""
+    statistics, coordinates, norm_sq = (
+        problem.statistics,
+        problem.coordinates,
+        problem.norm_sq,
+    )
+    risk, is_free = problem.risk(), statistics.start.is_free
+    unit = jnp.where(is_free, 1 / jnp.sqrt(statistics.curvature), 0)
+    start = coordinates.of_kernel(kernel, on_sphere), jnp.zeros_like(bias)
+    flat, unravel = ravel_pytree(start)
+    to_kernel = lambda values: coordinates.to_kernel(values, on_sphere)  # noqa: E731
+
+    def evaluate(params):
+        values, change = unravel(params)
+        kernel, pull_back = jax.vjp(to_kernel, values)
+        head = kernel, bias + unit * change
+        found = risk.evaluate(*head)
+        found = found._replace(bias=jnp.where(is_free, found.bias, 0))
+        gradient, _ = ravel_pytree((pull_back(found.kernel)[0], unit * found.bias))
+        residual = _residual(statistics, kernel, found, norm_sq, on_sphere)
+        return Point(params, found.loss, gradient, residual, (head, found.kernel))
+
+    def multiply(point, direction):
+        head, slope = point.extra
+        values, _ = unravel(point.params)
+        along, change = unravel(direction)
+        # The second derivative of the coordinates counts too.
+        pull = lambda values, slope: jax.vjp(to_kernel, values)[1](slope)[0]  # noqa: E731
+        kernel_change = jax.jvp(to_kernel, (values,), (along,))[1]
+        bent = risk.multiply(head, (kernel_change, unit * change))
+        product = jax.jvp(pull, (values, slope), (along, bent[0]))[1]
+        return ravel_pytree((product, unit * bent[1]))[0]
+
+    options = dict(
+        tolerance=problem.tolerance,
+        precision=PRECISION * problem.tolerance,
+        max_evaluations=problem.max_steps,
+    )
+    if problem.batches.while_loop is lax.while_loop and len(flat) <= NEWTON_SIZE:
+        search = minimize_newton(evaluate, multiply, flat, **options)
+    else:
+        search = minimize(
+            evaluate, flat, while_loop=problem.batches.while_loop, **options
+        )
+    return search.best.extra[0]
+
+
+def _residual(statistics, kernel, risk, norm_sq, on_sphere):
+    """How far a point of the search is from solved."""
+    rows = kkt_rows(statistics, kernel, risk, norm_sq, on_sphere, 0.0, False)
+    proven = excess_residual(rows, risk.loss, bias_residual(statistics, risk))
+    return jnp.where(on_sphere, rows["stationarity"].max(), proven)

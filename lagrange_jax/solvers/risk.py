@@ -1,0 +1,177 @@
+r"""The mean loss of an affine head over batches: one pass for value and gradient.
+
+Features are centred as they come. Those far from zero would else cost the logits their
+digits; the bias is that at the centre.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lagrange_jax.losses.record import Loss, bend, losses_and_slopes, read_targets
+from lagrange_jax.numerics.linalg import dot
+from lagrange_jax.types import Batch, Batches
+
+__all__ = ["Example", "Risk", "RiskFunctions", "make_risk", "read_batch"]
+
+
+class Example(NamedTuple):
+    """A batch as a solver reads it; examples of no weight are zeros.
+
+    Attributes:
+      features: `[n, d]`.
+      targets: as the loss reads them.
+      weights: `[n]`, or None for all ones.
+      offset: what is added to the logits `[n, k]`; None for nothing.
+      is_valid: whether each example's targets are such as the loss is made for, and its
+        weight not negative; those of no weight are.
+    """
+
+    features: Float[Array, "n d"]
+    targets: Float[Array, "n t"]
+    weights: Float[Array, " n"] | None
+    offset: Float[Array, "n k"] | None
+    is_valid: Array
+
+
+class Risk(NamedTuple):
+    """The loss of a head and its gradient, means over the weighted examples.
+
+    Attributes:
+      loss: mean loss.
+      kernel: gradient in the kernel.
+      bias: gradient in the bias.
+      accuracy: share of the examples whose likeliest class is the true one; zero for a
+        loss without classes.
+    """
+
+    loss: Float[Array, ""]
+    kernel: Float[Array, "d k"]
+    bias: Float[Array, " k"]
+    accuracy: Float[Array, ""]
+
+
+class RiskFunctions(NamedTuple):
+    """The mean loss as functions of the head; each goes once over the batches.
+
+    Attributes:
+      evaluate: `evaluate(kernel, bias) -> Risk`.
+      multiply: `multiply(head, direction) -> (kernel, bias)`, the Hessian at a head
+        `(kernel, bias)` times a direction of the same shapes.
+    """
+
+    evaluate: Callable[..., Risk]
+    multiply: Callable[..., tuple[Array, Array]]
+
+
+def read_batch(batch: Batch, loss: Loss, num_outputs: int, dtype: Any) -> Example:
+    """Returns a batch as the loss reads it.
+
+    Args:
+      batch: inputs are features `[n, d]`, or `(features, offset)` with an offset of the
+        logits, `[n, k]` or `[n]` for one output.
+      loss: reads the targets.
+      num_outputs: k.
+      dtype: of all numbers.
+
+    Returns:
+      The `Example`.
+    """
+    features, offset = split_inputs(batch.inputs)
+    features, targets, weights = features.astype(dtype), batch.targets, None
+    if offset is not None:
+        offset = offset.astype(dtype).reshape(len(features), num_outputs)
+    if batch.weights is not None:
+        weights = batch.weights.astype(dtype)
+        zero = partial(_where_used, weights != 0)
+        features, targets = zero(features), zero(targets)
+        offset = None if offset is None else zero(offset)
+    values, is_valid = read_targets(loss, targets, num_outputs, dtype)
+    if weights is not None:
+        is_valid = (is_valid & (weights >= 0)) | (weights == 0)
+        values = _where_used(weights != 0, values)
+    return Example(features, values, weights, offset, is_valid)
+
+
+def split_inputs(inputs: Any) -> tuple[Array, Array | None]:
+    """Returns features and offset of a batch's inputs."""
+    return inputs if isinstance(inputs, tuple) else (inputs, None)
+
+
+def _where_used(used, array):
+    used = used.reshape(-1, *[1] * (array.ndim - 1))
+    return jnp.where(used, array, jnp.zeros((), array.dtype))
+
+
+def make_risk(
+    batches: Batches,
+    loss: Loss,
+    num_outputs: int,
+    count: Float[Array, ""],
+    mean_x: Float[Array, " d"],
+) -> RiskFunctions:
+    """Returns the mean loss of a head as functions.
+
+    Args:
+      batches: as `read_batch` takes them.
+      loss: the loss.
+      num_outputs: k.
+      count: total weight of the examples.
+      mean_x: what is taken from the features.
+
+    Returns:
+      The `RiskFunctions`.
+    """
+    dtype = mean_x.dtype
+
+    def rows(batch, head, mean_x, loss):
+        example = read_batch(batch, loss, num_outputs, dtype)
+        features = example.features - mean_x[None]
+        logits = dot(features, head[0]) + head[1][None]
+        if example.offset is not None:
+            logits += example.offset
+        return features, logits, example
+
+    def weigh(weights, array):
+        return array if weights is None else weights[:, None] * array
+
+    def evaluate_batch(state, batch, head, mean_x, loss):
+        features, logits, example = rows(batch, head, mean_x, loss)
+        losses, slopes = losses_and_slopes(loss, logits, example.targets)
+        hits = jnp.zeros_like(losses)
+        if loss.kind.is_right is not None:
+            hits = loss.kind.is_right(loss.parameters, logits, example.targets)
+        losses = weigh(example.weights, jnp.stack([losses, hits.astype(dtype)], 1))
+        slopes = weigh(example.weights, slopes)
+        loss_sum, hit_sum = losses.sum(0)
+        sums = Risk(loss_sum, dot(features.T, slopes), slopes.sum(0), hit_sum)
+        return jax.tree.map(jnp.add, state, sums)
+
+    def multiply_batch(state, batch, head, direction, mean_x, loss):
+        features, logits, example = rows(batch, head, mean_x, loss)
+        change = dot(features, direction[0]) + direction[1][None]
+        bent = bend(loss, logits, example.targets, change)
+        bent = weigh(example.weights, bent)
+        sums = dot(features.T, bent), bent.sum(0)
+        return jax.tree.map(jnp.add, state, sums)
+
+    def evaluate(kernel, bias):
+        zero = jnp.zeros((), dtype)
+        zeros = Risk(zero, *_zeros(kernel, bias), zero)
+        sums = batches.fold(evaluate_batch, zeros, (kernel, bias), mean_x, loss)
+        return jax.tree.map(lambda x: x / count, sums)
+
+    def multiply(head, direction):
+        zeros = _zeros(*head)
+        sums = batches.fold(multiply_batch, zeros, head, direction, mean_x, loss)
+        return jax.tree.map(lambda x: x / count, sums)
+
+    return RiskFunctions(evaluate, multiply)
+
+
+def _zeros(*arrays):
+    return tuple(jnp.zeros_like(array) for array in arrays)
