@@ -133,12 +133,11 @@ def draw(rng: np.random.Generator, shape: tuple[int, int, int], index: int) -> P
 
 @functools.partial(jax.jit, static_argnames=("num_outputs", "relation"))
 def solve(features, labels, weights, smoothing, norm_sq, num_outputs, relation):
-    return lj.solve_cross_entropy(
+    return lj.solve_convex(
         (features, labels, weights),
-        norm_sq,
+        lj.constraints.fixed_norm(norm_sq, per_output=False, relation=relation),
+        loss=lj.losses.softmax(label_smoothing=smoothing),
         num_outputs=num_outputs,
-        relation=relation,
-        label_smoothing=smoothing,
     )
 
 
@@ -200,7 +199,13 @@ def main() -> None:
         verdicts.append(verdict)
         if verdict.status != "SUCCESS" or verdict.excess > 1e-5:
             print(index, shape, problem.relation, f"c={problem.norm_sq:.3g}", verdict)
-    print(len(verdicts), "problems;", sum(v.status=="NOT_CONVERGED" for v in verdicts), "not converged; worst excess", max(v.excess for v in verdicts if v.status=="SUCCESS"))
+    print(
+        len(verdicts),
+        "problems;",
+        sum(v.status == "NOT_CONVERGED" for v in verdicts),
+        "not converged; worst excess",
+        max(v.excess for v in verdicts if v.status == "SUCCESS"),
+    )
 
 
 if __name__ == "__main__":

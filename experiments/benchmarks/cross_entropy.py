@@ -64,10 +64,15 @@ def passes_to(examples, norm_sq: float, loss: float) -> int:
     return high
 
 
-def solve(examples, norm_sq: float, passes: int) -> lj.HeadSolution:
+def solve(
+    examples, norm_sq: float, steps: int, tolerance: Any = 0.0
+) -> lj.HeadSolution:
     return jax.block_until_ready(
-        lj.solve_cross_entropy(
-            examples, norm_sq, num_outputs=CLASSES, max_passes=passes, tolerance=0.0
+        lj.solve_convex(
+            examples,
+            lj.constraints.fixed_norm(norm_sq, per_output=False),
+            num_outputs=CLASSES,
+            search=lj.solvers.SearchOptions(tolerance=tolerance, max_steps=steps),
         )
     )
 
@@ -92,11 +97,7 @@ def compare(features, labels, inverse_strength: float, rounds: int) -> dict:
         ours.append(timed(solve, examples, norm_sq, passes)[1])
         if len(theirs) < rounds:
             theirs.append(timed(oracle.fit, features, labels)[1])
-    converged, full = timed(
-        lambda: jax.block_until_ready(
-            lj.solve_cross_entropy(examples, norm_sq, num_outputs=CLASSES)
-        )
-    )
+    converged, full = timed(solve, examples, norm_sq, 2000, None)
     return {
         "C": inverse_strength,
         "norm_sq": norm_sq,

@@ -196,7 +196,8 @@ def _least_squares(split: Split, name: str, spectrum) -> Head:
 
 def _cross_entropy(split: Split, num_classes: int, norm_sq: float) -> Head:
     examples = tuple(map(jnp.asarray, split))
-    solution = lj.solve_cross_entropy(examples, norm_sq, num_outputs=num_classes)
+    constraint = lj.constraints.fixed_norm(norm_sq, per_output=False)
+    solution = lj.solve_convex(examples, constraint, num_outputs=num_classes)
     lj.check(solution)
     info = {
         "multiplier": float(solution.multiplier),
@@ -209,7 +210,9 @@ def _choose(split: Split, num_classes: int) -> float:
     """The norm that cross-validates best in three folds."""
     batch = lj.Batch(*map(jnp.asarray, split))
     key = jax.random.key(0)
-    return float(choose_norm(key, batch, None, num_outputs=num_classes, num_folds=3))
+    loss = lj.losses.softmax()
+    norm = choose_norm(key, batch, None, loss, num_outputs=num_classes, num_folds=3)
+    return float(norm)
 
 
 def solve_path(
@@ -223,7 +226,7 @@ def solve_path(
       norm_sq: the norms, ascending.
       num_classes: number of classes.
     """
-    path = lj.solvers.cross_entropy_path(
+    path = lj.solvers.convex_path(
         tuple(map(jnp.asarray, train)),
         jnp.asarray(norm_sq, jnp.float32),
         validation=tuple(map(jnp.asarray, test)),

@@ -190,7 +190,7 @@ norms = jnp.array([3.0, 30.0, 300.0]) if SMOKE else jnp.geomspace(1.0, 1e4, 9)
 num_held_out = len(features) // 10
 held_out = features[:num_held_out], train[1][:num_held_out]
 rest = features[num_held_out:], train[1][num_held_out:]
-heads = lj.solvers.cross_entropy_path(
+heads = lj.solvers.convex_path(
     rest, norms, validation=held_out, num_outputs=num_classes
 )
 lj.check(heads.heads)

@@ -184,7 +184,7 @@ def _folds(key, batch, weights, loss, num_outputs, num_folds):
         # A class is the output that the example votes for most.
         read = read_targets(loss, batch.targets, num_outputs, weights.dtype).values
         classes = read.argmax(1).astype(jnp.int32)
-    order = jnp.lexsort((jax.random.uniform(key, n), classes, ~(weights > 0)))
+    order = jnp.lexsort((jax.random.uniform(key, (n,)), classes, ~(weights > 0)))
     return jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n) % num_folds)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lagrange_jax._checks import require_real
 from lagrange_jax.losses.record import Kind, Loss, Start, Targets
@@ -103,12 +104,12 @@ def require_smoothing(value: Any) -> None:
     shape = require_real("label_smoothing", value)
     if shape:
         raise ValueError(f"expected label_smoothing as a number; got shape {shape}.")
-    if not isinstance(value, jax.core.Tracer) and not 0 <= float(value) < 1:
+    if not isinstance(value, Tracer) and not 0 <= float(value) < 1:
         raise ValueError(f"expected label_smoothing in [0, 1); got {value}.")
 
 
 def _weights(name, value):
-    if value is None or isinstance(value, jax.core.Tracer):
+    if value is None or isinstance(value, Tracer):
         return value
     if len(require_real(name, value)) != 1:
         raise ValueError(f"expected {name} of shape [k]; got {np.shape(value)}.")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, unseen
 
 __all__ = ["minimize"]
 
@@ -94,11 +94,11 @@ def minimize(
         params = state.search.best.params + state.step * state.direction
         return advance(state, evaluate(params))
 
-    first = evaluate(start)
+    first = unseen(evaluate, start)
     pairs = jnp.zeros((MEMORY, len(start)), start.dtype)
     one = jnp.ones((), start.dtype)
     memory = _Memory(pairs, pairs, pairs[:, 0], one)
-    search = Search(first, jnp.int32(1), jnp.zeros((), bool))
+    search = Search(first, jnp.int32(0), jnp.zeros((), bool))
     state = _State(search, -first.gradient, one, memory, one * jnp.inf)
     return while_loop(is_open, body, state).search
 

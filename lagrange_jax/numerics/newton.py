@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, unseen
 
 __all__ = ["minimize_newton"]
 
@@ -68,9 +68,10 @@ def minimize_newton(
     Returns:
       The last state.
     """
-    first = evaluate(start)
     length = lambda x: jnp.sqrt(inner(x, x))  # noqa: E731
-    widest = 2 * length(start) + length(first.gradient)
+    # The start is evaluated inside the loop, as a first step of no length: the program
+    # then holds the function once.
+    first = unseen(evaluate, start)
 
     def is_open(state):
         search, _, gain = state
@@ -98,17 +99,20 @@ def minimize_newton(
         shrunk = jnp.where(share >= 0.25, grown, size / 4)
         last_radius = radius
         radius = jnp.where(is_hidden & is_accepted, radius, shrunk)
+        is_first = jnp.isinf(best.value)
+        widest = 2 * length(trial.params) + length(trial.gradient)
+        radius = jnp.where(is_first, widest, radius)
         is_stuck = ~is_accepted & (is_hidden | ~(radius > SMALLEST_RADIUS * widest))
         count = search.num_evaluations + 1 + step.count
         search = Search(choose(is_accepted, trial, best), count, is_stuck)
         # After a step inside the ball the next one gains much less still.
         is_inside = is_accepted & (size < 0.9 * last_radius)
         left = jnp.where(is_inside | (is_accepted & is_hidden), gain, jnp.inf)
+        left = jnp.where(is_first, jnp.inf, left)
         return search, radius, left
 
-    search = Search(first, jnp.int32(1), jnp.zeros((), bool))
-    gain = jnp.full((), jnp.inf, first.value.dtype)
-    return lax.while_loop(is_open, body, (search, widest, gain))[0]
+    search = Search(first, jnp.int32(0), jnp.zeros((), bool))
+    return lax.while_loop(is_open, body, (search, first.value, first.value))[0]
 
 
 def _model_step(multiply, best, radius, limit) -> _Step:

@@ -1,5 +1,6 @@
 """What searches for a minimum share: a point, a state, and a few operations."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.numerics.linalg import dot
 
-__all__ = ["NOISE", "Point", "Search", "choose", "inner"]
+__all__ = ["NOISE", "Point", "Search", "choose", "inner", "unseen"]
 
 # Rounding of a mean loss over many examples, in units of eps.
 NOISE = 8
@@ -49,6 +50,19 @@ class Search(NamedTuple):
 def inner(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns the inner product in full precision."""
     return dot(a, b)
+
+
+def unseen(evaluate: Callable[[Any], Point], start: Float[Array, " n"]) -> Point:
+    """Returns a start that is still to be evaluated: of infinite value, without slope.
+
+    A search takes it as its first step, of no length. The program then holds the
+    function once, not a second time for the start.
+    """
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(evaluate, start)
+    )
+    infinite = jnp.full_like(zeros.value, jnp.inf)
+    return zeros._replace(params=start, value=infinite, residual=infinite)
 
 
 def choose(condition: Bool[Array, ""], a: Any, b: Any) -> Any:

@@ -25,12 +25,12 @@ from lagrange_jax.losses.record import Loss
 from lagrange_jax.solvers.examples import example_statistics, num_outputs_of
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.solution import HeadSolution
-from lagrange_jax.types import Batch, Key
+from lagrange_jax.types import Key
 
 __all__ = [
     "DEFAULT_SEARCH",
     "SearchOptions",
-    "read_examples",
+    "read_loss",
     "require_euclidean",
     "solve_convex",
 ]
@@ -120,10 +120,11 @@ def solve_convex(
     search.require()
     if tie_break is not None:
         require_real("tie_break", tie_break)
-    data, loss, k = read_examples(examples, loss, num_outputs)
-    kept = data if isinstance(data, Batch) else None
-    if kept is None:
-        statistics = example_statistics(data, loss, k, use_bias)
+    batches = None if is_arrays(examples) else as_batches(examples)
+    kept = as_batch(examples) if batches is None else None
+    loss, k = read_loss(kept if batches is None else batches.first, loss, num_outputs)
+    if batches is not None:
+        statistics = example_statistics(batches, loss, k, use_bias)
     else:
         statistics = _statistics(kept, loss, k, use_bias, search.batch_size)
     problem = Problem(statistics.spectrum, key, kept, loss)
@@ -134,24 +135,22 @@ def solve_convex(
         tolerance=search.tolerance,
         max_steps=search.max_steps,
     )
-    if kept is None:
-        return fit_head(data, statistics, loss, norm_sq, **options)
+    if batches is not None:
+        return fit_head(batches, statistics, loss, norm_sq, **options)
     return _fit(
         kept, statistics, loss, norm_sq, batch_size=search.batch_size, **options
     )
 
 
-def read_examples(examples: Any, loss: Any, num_outputs: int | None):
-    """Returns the examples as a `Batch` of arrays or `Batches`, the loss, and k."""
-    batches = None if is_arrays(examples) else as_batches(examples)
-    batch = as_batch(examples) if batches is None else batches.first
+def read_loss(batch: Any, loss: Any, num_outputs: int | None) -> tuple[Loss, int]:
+    """Returns the loss and k; raises ValueError for weights known to be negative."""
     weights = batch.weights
     if weights is not None and not isinstance(weights, Tracer):
         if np.any(np.asarray(weights) < 0):
             raise ValueError("expected weights >= 0; some are negative.")
     loss = as_loss(loss)
     k = num_outputs_of(batch, loss, num_outputs)
-    return (batch if batches is None else batches), as_loss(loss, k), k
+    return as_loss(loss, k), k
 
 
 def require_euclidean(constraint: Constraint) -> None:

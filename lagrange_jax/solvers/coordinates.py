@@ -36,17 +36,19 @@ class Coordinates(NamedTuple):
       basis: $Q$.
       scale: $(h_j s + \nu_j)^{-1/2}$.
       norm_sq: $c$.
+      factor: one, or zero where the only kernel is zero.
     """
 
     basis: Float[Array, "d d"]
     scale: Float[Array, "d k"]
     norm_sq: Float[Array, "1 m"]
+    factor: Float[Array, "1 m"] | float = 1.0
 
     def to_kernel(
         self, values: Float[Array, "d k"], on_sphere: Bool[Array, ""]
     ) -> Float[Array, "d k"]:
         """Returns the kernel, a smooth function, on the sphere or in the ball."""
-        raw = dot(self.basis, self.scale * values)
+        raw = self.factor * dot(self.basis, self.scale * values)
         # The sum of squares is smooth at zero, where the length is not.
         square = column_sum(raw**2, self.norm_sq)
         length = jnp.sqrt(jnp.where(on_sphere, square, 1))

@@ -96,11 +96,13 @@ def fit_head(
     if tolerance is None:
         tolerance = 1e-8 if dtype == jnp.float64 else 1e-5
     wanted = norm_sq.astype(dtype).reshape(1, -1)
-    usable = jnp.isfinite(wanted) & (wanted > 0)
-    wanted = jnp.where(usable, wanted, 1)
+    usable, is_zero = jnp.isfinite(wanted) & (wanted >= 0), wanted == 0
+    wanted = jnp.where(usable & ~is_zero, wanted, 1)
     require_tie_break(tie_break, (d, k))
     tie_break = unit_tie_break(tie_break, (d, k), dtype)
     coordinates, kernel = make_coordinates(spectrum, statistics.curvature, wanted)
+    # The only kernel of norm zero: the bias alone is searched for.
+    coordinates = coordinates._replace(factor=jnp.where(is_zero, 0.0, 1.0))
     if start is not None:
         kernel = jnp.where(jnp.any(start != 0), start, kernel)
     # Softmax needs the ball alone: a free direction fills what an equality lacks.
@@ -112,14 +114,18 @@ def fit_head(
     bias = statistics.start.bias
     kernel, bias = _search(problem, kernel, bias, is_sphere, tie_break)
     filling = tie_break if relation == "equality" and can_fill else None
-    kernel = settle(kernel, wanted, filling)
+    kernel = jnp.where(is_zero, 0, settle(kernel, wanted, filling))
     risk = problem.risk().evaluate(kernel, bias)
     risk = risk._replace(bias=jnp.where(statistics.start.is_free, risk.bias, 0))
     on_sphere = jnp.asarray(relation == "equality")
     rows = kkt_rows(statistics, kernel, risk, wanted, on_sphere, tolerance, can_fill)
+    zero_rows = jax.tree.map(jnp.zeros_like, rows)
+    rows = jax.tree.map(lambda x, zero: jnp.where(is_zero, zero, x), rows, zero_rows)
+    drift = bias_residual(statistics, risk)
+    rows["stationarity"] = jnp.maximum(rows["stationarity"], drift)
     proven = rows["gap_bound"] <= tolerance * jnp.abs(risk.loss)
     rows["is_global"] |= proven
-    residual = excess_residual(rows, risk.loss, bias_residual(statistics, risk))
+    residual = excess_residual(rows, risk.loss, drift)
     return HeadSolution(
         kernel=kernel,
         bias=bias - dot(spectrum.mean_x, kernel),
@@ -188,7 +194,9 @@ def _minimize(problem, kernel, bias, on_sphere):
         found = risk.evaluate(*head)
         found = found._replace(bias=jnp.where(is_free, found.bias, 0))
         gradient, _ = ravel_pytree((pull_back(found.kernel)[0], unit * found.bias))
-        residual = _residual(statistics, kernel, found, norm_sq, on_sphere)
+        residual = _residual(
+            statistics, kernel, found, norm_sq, on_sphere, coordinates.factor
+        )
         return Point(params, found.loss, gradient, residual, (head, found.kernel))
 
     def multiply(point, direction):
@@ -216,8 +224,11 @@ def _minimize(problem, kernel, bias, on_sphere):
     return search.best.extra[0]
 
 
-def _residual(statistics, kernel, risk, norm_sq, on_sphere):
+def _residual(statistics, kernel, risk, norm_sq, on_sphere, factor):
     """How far a point of the search is from solved."""
     rows = kkt_rows(statistics, kernel, risk, norm_sq, on_sphere, 0.0, False)
+    rows["stationarity"] *= factor
+    rows["gap_bound"] *= factor
     proven = excess_residual(rows, risk.loss, bias_residual(statistics, risk))
-    return jnp.where(on_sphere, rows["stationarity"].max(), proven)
+    residual = jnp.where(on_sphere, rows["stationarity"].max(), proven)
+    return jnp.maximum(residual, bias_residual(statistics, risk) * (factor == 0).any())

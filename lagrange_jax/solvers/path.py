@@ -14,11 +14,11 @@ from lagrange_jax._checks import (
     require_real,
     require_shapes,
 )
-from lagrange_jax.batches import as_batch, as_batches, require_examples
+from lagrange_jax.batches import as_batch, as_batches
 from lagrange_jax.bounds import Relation, require_norm, require_relation
 from lagrange_jax.losses.classes import without_smoothing
 from lagrange_jax.losses.record import Loss
-from lagrange_jax.solvers.convex import DEFAULT_SEARCH, SearchOptions, read_examples
+from lagrange_jax.solvers.convex import DEFAULT_SEARCH, SearchOptions, read_loss
 from lagrange_jax.solvers.examples import example_statistics
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.risk import make_risk, split_inputs
@@ -83,8 +83,8 @@ def convex_path(
     require_relation(relation)
     require_kind("search", search, SearchOptions)
     search.require()
-    require_examples(examples)
-    batch, loss, k = read_examples(examples, loss, num_outputs)
+    batch = as_batch(examples)
+    loss, k = read_loss(batch, loss, num_outputs)
     require_shapes({"norm_sq": "m"}, {"norm_sq": norm_sq})
     require_count("the number of norm_sq", len(norm_sq))
     norm_sq = require_norm(norm_sq, len(norm_sq))

@@ -161,17 +161,13 @@ def make_risk(
 
     def evaluate(kernel, bias):
         zero = jnp.zeros((), dtype)
-        zeros = Risk(zero, *_zeros(kernel, bias), zero)
+        zeros = Risk(zero, jnp.zeros_like(kernel), jnp.zeros_like(bias), zero)
         sums = batches.fold(evaluate_batch, zeros, (kernel, bias), mean_x, loss)
         return jax.tree.map(lambda x: x / count, sums)
 
     def multiply(head, direction):
-        zeros = _zeros(*head)
+        zeros = jax.tree.map(jnp.zeros_like, head)
         sums = batches.fold(multiply_batch, zeros, head, direction, mean_x, loss)
         return jax.tree.map(lambda x: x / count, sums)
 
     return RiskFunctions(evaluate, multiply)
-
-
-def _zeros(*arrays):
-    return tuple(jnp.zeros_like(array) for array in arrays)

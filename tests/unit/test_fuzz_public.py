@@ -134,9 +134,26 @@ def trace_train(data, **options):
 
 
 def path_on_data(data, validation, **options):
-    return lj.solvers.cross_entropy_path(
-        data, validation=(validation, CLASSES), **options
-    )
+    return lj.solvers.convex_path(data, validation=(validation, CLASSES), **options)
+
+
+def solve_on_data(data, norm_sq, relation, **options):
+    constraint = lj.constraints.fixed_norm(norm_sq, per_output=False, relation=relation)
+    return lj.solve_convex(data, constraint, **options)
+
+
+def searched(use):
+    """Options of the search and of the loss, given one by one."""
+
+    def call(*data, label_smoothing, tolerance, max_steps, batch_size, **options):
+        return use(
+            *data,
+            loss=lj.losses.softmax(label_smoothing=label_smoothing),
+            search=lj.solvers.SearchOptions(tolerance, max_steps, batch_size),
+            **options,
+        )
+
+    return call
 
 
 def member(key, strength, num_examples):
@@ -153,7 +170,7 @@ SEARCH: dict[str, Any] = dict(
     relation="at_most",
     label_smoothing=0.1,
     tolerance=0.1,
-    max_passes=9,
+    max_steps=9,
     batch_size=4,
 )
 FIT = dict(
@@ -230,8 +247,8 @@ FACTORIES: dict[str, tuple[Any, dict[str, Any]]] = {
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "as_batches": (on_data(total), dict(**EXAMPLES, batch_size=4)),
     "chain": (lambda transform: head_of(lj.chain(transform)), dict(transform=INIT)),
-    "cross_entropy_path": (
-        on_data(path_on_data),
+    "convex_path": (
+        on_data(searched(path_on_data)),
         dict(**CLASSIFIED, validation=FEATURES, norm_sq=floats(1), **SEARCH),
     ),
     "initialize": (
@@ -245,8 +262,8 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
     ),
     "lagrange of classes": (
-        lambda **options: lj.lagrange(loss=lj.initializers.CrossEntropy(**options)),
-        dict(label_smoothing=0.1, tolerance=0.1, max_passes=9),
+        searched(lj.lagrange),
+        dict(label_smoothing=0.1, tolerance=0.1, max_steps=9, batch_size=4),
     ),
     "mlp_objective": (
         lambda **options: lj.training.mlp_objective(**options),
@@ -261,8 +278,8 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
         dict(**AXES, vmap_axes=("key",), mesh=MESH, chunk_size=8, memory_limit=1e6),
     ),
     "shard_batch": (on_data(lj.distributed.shard_batch), dict(**EXAMPLES, mesh=MESH)),
-    "solve_cross_entropy": (
-        on_data(lj.solve_cross_entropy),
+    "solve_convex": (
+        on_data(searched(solve_on_data)),
         dict(**CLASSIFIED, norm_sq=1.0, tie_break=KERNEL, **SEARCH),
     ),
 }

@@ -51,9 +51,7 @@ def test_equals_the_solver_on_the_head_inputs(model, key):
     )
     lj.check(info)
     plain = model.init(key)
-    head = lj.solve_cross_entropy(
-        (features(model, plain), LABELS), 30.0, num_outputs=10
-    )
+    head = lj.solve_convex((features(model, plain), LABELS), NORM, num_outputs=10)
     np.testing.assert_allclose(mean_loss(model, variables), head.objective, rtol=1e-5)
     np.testing.assert_allclose(info.norm_sq, 30.0, rtol=1e-5)
     body = lambda v: v["params"]["Dense_0"]  # noqa: E731
@@ -67,8 +65,8 @@ def test_features_kept_or_computed_anew(model, key, stream):
         data = [(IMAGES[i : i + 150], LABELS[i : i + 150]) for i in (0, 150, 300)]
     losses = []
     for keep in (True, False):
-        loss = lj.initializers.CrossEntropy(keep_features=keep)
-        variables, info = lj.initialize(key, model, lj.lagrange(NORM, loss=loss), data)
+        init = lj.lagrange(NORM, loss="cross_entropy", keep_features=keep)
+        variables, info = lj.initialize(key, model, init, data)
         lj.check(info)
         losses.append(mean_loss(model, variables))
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -81,12 +79,12 @@ def test_default_norm_generalises(model, key):
     variables, info = lj.initialize(key, model, init, train)
     lj.check(info)
     body = model.init(key)
-    path = lj.solvers.cross_entropy_path(
+    path = lj.solvers.convex_path(
         (features(model, body)[:300], LABELS[:300]),
         jnp.geomspace(1, 1e5, 9),
         validation=(features(model, body)[300:], LABELS[300:]),
         num_outputs=10,
-        tolerance=1e-3,
+        search=lj.solvers.SearchOptions(tolerance=1e-3),
     )
     loss = mean_loss(model, variables, *unseen)
     assert path.validation_loss is not None
@@ -144,7 +142,7 @@ def test_a_failed_solve_keeps_the_head(model, key):
             ),
             "metric='output_variance'",
         ),
-        (dict(loss=lj.initializers.CrossEntropy(keep_features=False)), "name a norm"),
+        (dict(loss="cross_entropy", keep_features=False), "name a norm"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

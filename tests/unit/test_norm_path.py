@@ -26,15 +26,17 @@ def digits() -> tuple[Any, Any]:
     return (images[:400], labels[:400]), (images[400:], labels[400:])
 
 
+def fixed(norm):
+    return lj.constraints.fixed_norm(norm, per_output=False)
+
+
 def test_path_equals_single_solves():
     train, unseen = digits()
     norms = jnp.array([3.0, 30.0, 300.0])
-    path = lj.solvers.cross_entropy_path(
-        train, norms, validation=unseen, num_outputs=10
-    )
+    path = lj.solvers.convex_path(train, norms, validation=unseen, num_outputs=10)
     lj.check(path.heads)
     for i, norm in enumerate(norms):
-        head = lj.solve_cross_entropy(train, norm, num_outputs=10)
+        head = lj.solve_convex(train, fixed(norm), num_outputs=10)
         np.testing.assert_allclose(path.loss[i], head.objective, rtol=2e-5)
         logits = np.asarray(unseen[0] @ head.kernel + head.bias[None])
         accuracy = np.mean(logits.argmax(1) == unseen[1])
@@ -44,14 +46,16 @@ def test_path_equals_single_solves():
         assert path.validation_loss is not None
         np.testing.assert_allclose(path.validation_loss[i], loss, rtol=1e-3)
     assert (np.diff(path.loss) < 0).all() and (np.diff(path.heads.multiplier) < 0).all()
-    without = lj.solvers.cross_entropy_path(train, norms, num_outputs=10)
+    without = lj.solvers.convex_path(train, norms, num_outputs=10)
     assert without.validation_loss is None
 
 
 def test_chosen_norm_validates_as_well_as_scikit_learns_best_strength():
     train, unseen = digits()
-    norm = choose_norm(jax.random.key(0), Batch(*train), None, num_outputs=10)
-    head = lj.solve_cross_entropy(train, norm, num_outputs=10)
+    norm = choose_norm(
+        jax.random.key(0), Batch(*train), None, lj.losses.softmax(), num_outputs=10
+    )
+    head = lj.solve_convex(train, fixed(norm), num_outputs=10)
     ours = log_loss(
         unseen[1], jax.nn.softmax(unseen[0] @ head.kernel + head.bias[None])
     )
@@ -82,4 +86,4 @@ def test_mistakes_are_named(arguments, message):
 
 def test_norms_of_a_path_are_a_row():
     with pytest.raises(ValueError, match=r"norm_sq of shape \[m\]"):
-        lj.solvers.cross_entropy_path(digits()[0], jnp.array(1.0), num_outputs=10)
+        lj.solvers.convex_path(digits()[0], jnp.array(1.0), num_outputs=10)
