@@ -188,7 +188,7 @@ def _softmax_bend(p, logits, targets, direction):
     return targets.sum(1, keepdims=True) * probabilities * (direction - mean)
 
 
-def _softmax_start(p, mean, count):
+def _softmax_start(p, mean, count, k):
     shares = mean / jnp.where(mean.sum() > 0, mean.sum(), 1)
     least = HALF_EXAMPLE / jnp.maximum(count, 1)
     return Start(jnp.log(jnp.maximum(shares, least)), mean > 0)
@@ -246,7 +246,7 @@ def _sigmoid_bend(p, logits, targets, direction):
     return (positives + negatives) * spread * direction
 
 
-def _sigmoid_start(p, mean, count):
+def _sigmoid_start(p, mean, count, k):
     positives, negatives = jnp.split(mean, 2)
     total = jnp.where(mean.sum() > 0, positives + negatives, 1)
     least = total * HALF_EXAMPLE / jnp.maximum(count, 1)

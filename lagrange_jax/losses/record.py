@@ -50,7 +50,7 @@ class Kind:
       value: `value(p, logits [n, k], targets [n, t]) -> [n]`, convex in the logits.
       read: `read(p, targets, k, dtype) -> Targets`; raises ValueError where shapes do
         not fit.
-      start: `start(p, mean [t], count) -> Start` from the mean of the read targets.
+      start: `start(p, mean [t], count, k) -> Start` from the mean of the read targets.
       slope: the derivative of `value` in the logits; None: by JAX.
       bend: `bend(p, logits, targets, direction [n, k]) -> [n, k]`, the second
         derivative times a direction; None: by JAX.
@@ -92,9 +92,11 @@ def read_targets(loss: Loss, targets: Array, num_outputs: int, dtype: Any) -> Ta
     return loss.kind.read(loss.parameters, targets, num_outputs, dtype)
 
 
-def start(loss: Loss, mean: Float[Array, " t"], count: Float[Array, ""]) -> Start:
+def start(
+    loss: Loss, mean: Float[Array, " t"], count: Float[Array, ""], num_outputs: int
+) -> Start:
     """Returns the best constant prediction, from the mean of the read targets."""
-    return loss.kind.start(loss.parameters, mean, count)
+    return loss.kind.start(loss.parameters, mean, count, num_outputs)
 
 
 def losses_and_slopes(

@@ -137,6 +137,8 @@ def _model_step(multiply, best, radius, limit) -> _Step:
         steepest = jnp.maximum(steepest, curvature / inner(direction, direction))
         flattest = FLAT * jnp.finfo(rest.dtype).eps * steepest
         is_flat = jnp.abs(curvature) <= flattest * inner(direction, direction)
+        # A function that is flat from the start has a slope all the same.
+        is_flat &= count > 0
         leaves = ~(curvature > 0) | (length >= to_edge)
         length = jnp.where(is_flat, 0, jnp.where(leaves, to_edge, length))
         residual = residual + length * product

@@ -69,7 +69,7 @@ def example_statistics(
     dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
     means = _means(batches, loss, num_outputs, dtype)
     mean = means.total / jnp.where(means.count > 0, means.count, 1)
-    first = start(loss, mean, means.count)
+    first = start(loss, mean, means.count, num_outputs)
     if not use_bias:
         none = jnp.zeros_like(first.bias)
         first = Start(none, none > 0)

@@ -227,8 +227,8 @@ def _minimize(problem, kernel, bias, on_sphere):
 def _residual(statistics, kernel, risk, norm_sq, on_sphere, factor):
     """How far a point of the search is from solved."""
     rows = kkt_rows(statistics, kernel, risk, norm_sq, on_sphere, 0.0, False)
-    rows["stationarity"] *= factor
+    drift = bias_residual(statistics, risk)
+    rows["stationarity"] = jnp.maximum(factor * rows["stationarity"], drift)
     rows["gap_bound"] *= factor
-    proven = excess_residual(rows, risk.loss, bias_residual(statistics, risk))
-    residual = jnp.where(on_sphere, rows["stationarity"].max(), proven)
-    return jnp.maximum(residual, bias_residual(statistics, risk) * (factor == 0).any())
+    proven = excess_residual(rows, risk.loss, drift)
+    return jnp.where(on_sphere, rows["stationarity"].max(), proven)

@@ -21,7 +21,7 @@ def solve_cross_entropy(
     examples,
     norm_sq,
     *,
-    relation="equality",
+    relation: Any = "equality",
     label_smoothing=0.0,
     max_steps=2000,
     **options,
