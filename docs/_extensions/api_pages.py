@@ -15,6 +15,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "initializers": ("Init transforms", ()),
     "constraints": ("Constraints", ()),
     "solvers": ("Solvers", ()),
+    "losses": ("Losses", ()),
     "statistics": ("Statistics", ()),
     "ridge": ("Ridge: every strength at once", ()),
     "transforms": ("Penalties and proximal steps", ()),

@@ -17,7 +17,14 @@ from jax.core import Tracer
 from lagrange_jax._checks import require_real
 from lagrange_jax.losses.record import Kind, Loss, Start, Targets
 
-__all__ = ["SIGMOID", "SOFTMAX", "sigmoid", "softmax", "without_smoothing"]
+__all__ = [
+    "SIGMOID",
+    "SOFTMAX",
+    "ClassParameters",
+    "sigmoid",
+    "softmax",
+    "without_smoothing",
+]
 
 # How far probabilities may be from one in sum: those of a model in half precision.
 SUM_TOLERANCE = 1e-2
@@ -92,14 +99,14 @@ def without_smoothing(loss: Loss) -> Loss:
 
 
 def _parameters(label_smoothing, class_weights=None, positive_weights=None):
-    require_smoothing(label_smoothing)
+    _require_smoothing(label_smoothing)
     weights = dict(class_weights=class_weights, positive_weights=positive_weights)
     return ClassParameters(
         label_smoothing, *(_weights(name, value) for name, value in weights.items())
     )
 
 
-def require_smoothing(value: Any) -> None:
+def _require_smoothing(value: Any) -> None:
     """Raises unless a label smoothing that is known lies in [0, 1)."""
     shape = require_real("label_smoothing", value)
     if shape:

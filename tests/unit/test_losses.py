@@ -212,7 +212,6 @@ def test_labels_of_every_kind_are_the_same_classes():
         (lambda: losses.quantile(1.0, smoothing=0.1), "level"),
         (lambda: losses.quantile(0.5, smoothing=0.0), "smoothing"),
         (lambda: losses.ordinal([1.0, 0.0]), "ascending"),
-        (lambda: lj.lagrange(loss="hinge"), "losses.softmax"),
     ],
 )
 def test_mistakes_are_named(make, message):
