@@ -178,28 +178,24 @@ def test_derivatives_are_those_of_the_value(name, x64):
 
 
 def test_labels_of_every_kind_are_the_same_classes():
-    rng = np.random.default_rng(3)
-    features = rng.normal(size=(90, 3)).astype(np.float32)
-    wide = rng.integers(0, 40, 90)
-    norm = fixed_norm(0.5, per_output=False)
-    kinds = np.int32, np.uint8, np.float32
-    heads = [
-        lj.solve_convex((features, wide.astype(kind)), norm, num_outputs=300)
-        for kind in kinds
-    ]
-    heads.append(lj.solve_convex((features, wide[:, None]), norm, num_outputs=300))
-    for head in heads[1:]:
-        np.testing.assert_allclose(head.objective, heads[0].objective, rtol=1e-5)
-    binary = wide % 2 == 0
-    a, b, c = (
-        lj.solve_convex((features, y), norm, num_outputs=k)
-        for y, k in ((binary, 1), (binary.astype(np.float32), 1), (binary, 2))
+    """Narrow integers, whose own type holds too few numbers, floats and columns."""
+    wide = np.arange(0, 250, 3)
+    loss = losses.softmax()
+    read = lambda labels: loss.kind.read(  # noqa: E731
+        loss.parameters, jnp.asarray(labels), 300, jnp.float32
     )
-    np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
-    # Two columns of opposite sign have twice the effect at half of the norm each.
-    assert c.objective < a.objective
-    half = lj.solve_convex((features, wide + 0.5), norm, num_outputs=300)
-    assert half.status == lj.Status.INVALID_TARGETS
+    for labels in (wide, np.uint8(wide), np.float32(wide), wide[:, None]):
+        values, is_valid = read(labels)
+        np.testing.assert_array_equal(values, np.eye(300)[wide])
+        assert is_valid.all()
+    assert not read(np.float32(wide) + 0.5).is_valid.any()
+    binary = losses.sigmoid()
+    kinds = [
+        binary.kind.read(binary.parameters, jnp.asarray(y), 1, jnp.float32).values
+        for y in (wide % 2 == 0, np.float32(wide % 2 == 0), np.int32(wide % 2 == 0))
+    ]
+    np.testing.assert_array_equal(kinds[0], kinds[1])
+    np.testing.assert_array_equal(kinds[0], kinds[2])
 
 
 @pytest.mark.parametrize(
