@@ -221,7 +221,8 @@ def _template(module: Any) -> tuple[nnx.Module, Callable[[Key], Variables]]:
         template = nnx.clone(module)
         own = _variables(template)
         return template, lambda key: own
-    rngs = calling.parameters(module).get("rngs")
+    maker = module.__init__ if isinstance(module, type) else module
+    rngs = calling.parameters(maker).get("rngs")
     by_name = rngs is not None and rngs.kind is rngs.KEYWORD_ONLY
 
     def build(key):

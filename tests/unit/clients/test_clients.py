@@ -1,0 +1,309 @@
+"""Networks as people publish them, each a small copy of its structure.
+
+They are passed to `as_model` as they are: arguments of the call, outputs in records,
+batch normalisation over a named axis, heads called twice or inside a loop.
+"""
+
+import functools
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.training import train_state
+
+import lagrange_jax as lj
+from lagrange_jax.models.params import get_head
+
+N = 12
+
+
+class Mnist(nnx.Module):
+    """Flax's MNIST: dropout takes `rngs` as an argument of the call."""
+
+    def __init__(self, *, rngs):
+        self.conv = nnx.Conv(1, 2, kernel_size=(3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.dropout = nnx.Dropout(rate=0.5)
+        self.linear = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x, rngs=None):
+        x = nnx.relu(self.norm(self.conv(x)))
+        x = nnx.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        return self.linear(self.dropout(x.reshape(x.shape[0], -1), rngs=rngs))
+
+
+class ResNet(nn.Module):
+    """Flax's and scenic's ImageNet ResNet: statistics over the axis "batch"."""
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, axis_name="batch"
+        )
+        x = nn.relu(norm()(nn.Conv(4, (3, 3), use_bias=False)(x)))
+        y = norm(scale_init=nn.initializers.zeros)(nn.Conv(4, (1, 1))(x))
+        x = jnp.mean(nn.relu(x + y), axis=(1, 2))
+        return jnp.asarray(nn.Dense(3)(x), jnp.float32)
+
+
+class Tagger(nn.Module):
+    """Flax's nlp_seq: arguments by name alone."""
+
+    @nn.compact
+    def __call__(self, *, inputs, train=False):
+        x = nn.Embed(7, 5)(inputs.astype("int32"))
+        x = x + nn.MultiHeadDotProductAttention(1, deterministic=not train)(x)
+        return nn.Dense(3)(nn.LayerNorm()(x))
+
+
+class DecoderCell(nn.Module):
+    teacher_force: bool = True
+
+    @nn.compact
+    def __call__(self, carry, x):
+        state, last = carry
+        x = x if self.teacher_force else last
+        state, y = nn.LSTMCell(5)(state, x)
+        logits = nn.Dense(3, name="projection")(y)
+        token = jax.random.categorical(self.make_rng("lstm"), logits)
+        prediction = jax.nn.one_hot(token, 3, dtype=jnp.float32)
+        return (state, prediction), (logits, prediction)
+
+
+class Seq2seq(nn.Module):
+    """Flax's seq2seq: the head lies in a scanned cell that draws its next input."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        decoder = nn.scan(
+            DecoderCell,
+            variable_broadcast="params",
+            split_rngs={"params": False, "lstm": True},
+            in_axes=1,
+            out_axes=1,
+        )
+        state = jnp.zeros((len(tokens), 5)), jnp.ones((len(tokens), 5))
+        _, outputs = decoder()((state, tokens[:, 0]), tokens)
+        return outputs
+
+
+class Sst2(nn.Module):
+    """Flax's sst2: two inputs, the lengths of padded texts among them."""
+
+    @nn.compact
+    def __call__(self, token_ids, lengths, deterministic=None):
+        x = nn.Embed(7, 5)(token_ids)
+        mask = jnp.arange(token_ids.shape[1])[None] < lengths[:, None]
+        x = jnp.where(mask[..., None], x, 0).sum(1) / lengths[:, None]
+        x = nn.tanh(nn.Dense(6)(x))
+        x = nn.Dropout(0.5)(x, deterministic=deterministic)
+        return nn.Dense(1)(x)
+
+
+class VAE(nn.Module):
+    """Flax's VAE: a key among the arguments, the reconstruction among the outputs."""
+
+    @nn.compact
+    def __call__(self, x, z_rng):
+        hidden = nn.relu(nn.Dense(8)(x))
+        mean, logvar = nn.Dense(2)(hidden), nn.Dense(2)(hidden)
+        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(z_rng, logvar.shape)
+        return nn.Dense(6, name="fc2")(nn.relu(nn.Dense(8)(z))), mean, logvar
+
+
+class ActorCritic(nn.Module):
+    """Flax's PPO: log-probabilities of the policy, and the value."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8, name="hidden")(x))
+        policy = nn.log_softmax(nn.Dense(4, name="logits")(x))
+        return policy, nn.Dense(1, name="value")(x)
+
+
+class BigVision(nn.Module):
+    """big_vision's ViT and BiT: a zero head, called for patches and for the image."""
+
+    @nn.compact
+    def __call__(self, image, *, train=False):
+        out = {"tokens": (x := nn.Dense(6)(image))}
+        x = nn.LayerNorm()(x + nn.gelu(nn.Dense(6)(x)))
+        head = nn.Dense(3, name="head", kernel_init=nn.initializers.zeros)
+        out["logits_2d"] = head(x)
+        out["logits"] = logits = head(out.setdefault("pooled", x.mean(1)))
+        return logits, out
+
+
+@flax.struct.dataclass
+class ClassifierOutput:
+    logits: Any
+    hidden_states: Any = None
+
+
+class Bert(nn.Module):
+    """A Hugging Face classifier: arguments by name, a record of outputs."""
+
+    @nn.compact
+    def __call__(self, input_ids, attention_mask, deterministic=True, return_dict=True):
+        x = nn.Embed(7, 6)(input_ids)
+        mask = nn.make_attention_mask(attention_mask > 0, attention_mask > 0)
+        x = nn.LayerNorm()(x + nn.MultiHeadDotProductAttention(2)(x, mask=mask))
+        pooled = nn.tanh(nn.Dense(6, name="pooler")(x[:, 0]))
+        pooled = nn.Dropout(0.1)(pooled, deterministic=deterministic)
+        logits = nn.Dense(3, name="classifier")(pooled)
+        return ClassifierOutput(logits, (x,)) if return_dict else (logits,)
+
+
+class ConvNext(nnx.Module):
+    """bonsai's ConvNeXt: `rngs` wanted at every call, and no layer scale."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(1, 4, (2, 2), strides=(2, 2), rngs=rngs)
+        self.norm = nnx.LayerNorm(4, rngs=rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x, rngs):
+        x = nnx.gelu(self.stem(x))
+        keep = jax.random.bernoulli(rngs.dropout(), 0.9, (x.shape[0], 1, 1, 1))
+        return self.head(self.norm(jnp.where(keep, x, 0.9 * x).mean((1, 2))))
+
+
+class Untied(nnx.Module):
+    """WMT or Mamba2 without tied weights: logits of every token, no bias."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 5, rngs=rngs)
+        self.mix = nnx.Linear(5, 5, rngs=rngs)
+        self.lm_head = nnx.Linear(5, 7, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens):
+        x = self.embed(tokens)
+        return {"logits": self.lm_head(x + jnp.tanh(self.mix(x))), "cache": None}
+
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(N, 4, 4, 1)).astype(np.float32)
+ROWS = RANDOM.normal(size=(N, 6)).astype(np.float32)
+PATCHES = RANDOM.normal(size=(N, 4, 6)).astype(np.float32)
+TOKENS = RANDOM.integers(0, 7, (N, 5))
+LENGTHS = RANDOM.integers(1, 6, N).astype(np.float32)
+KEY = jax.random.key(7)
+
+# Network, inputs, options of as_model, path of the head.
+CLIENTS: dict[str, tuple[Any, Any, dict[str, Any], tuple[Any, ...]]] = {
+    "mnist": (Mnist, IMAGES, {}, ("linear",)),
+    "resnet": (
+        ResNet(),
+        IMAGES,
+        dict(train_kwargs={"train": True}, eval_kwargs={"train": False}),
+        ("Dense_0",),
+    ),
+    "nlp_seq": (Tagger(), TOKENS, {}, ("Dense_0",)),
+    "seq2seq": (
+        Seq2seq(),
+        PATCHES[..., :3],
+        dict(output=0),
+        ("ScanDecoderCell_0", "projection"),
+    ),
+    "sst2": (
+        Sst2(),
+        (TOKENS, LENGTHS),
+        dict(
+            train_kwargs={"deterministic": False}, eval_kwargs={"deterministic": True}
+        ),
+        ("Dense_1",),
+    ),
+    "vae": (
+        VAE(),
+        ROWS,
+        dict(output=0, train_kwargs={"z_rng": KEY}, eval_kwargs={"z_rng": KEY}),
+        ("fc2",),
+    ),
+    "ppo": (ActorCritic(), ROWS, dict(output=1), ("value",)),
+    "big_vision": (BigVision(), PATCHES, dict(output=(1, "logits")), ("head",)),
+    "bert": (
+        Bert(),
+        {"input_ids": TOKENS, "attention_mask": np.ones_like(TOKENS)},
+        dict(
+            output="logits",
+            train_kwargs={"deterministic": False},
+        ),
+        ("classifier",),
+    ),
+    "convnext": (ConvNext, IMAGES, {}, ("head",)),
+    "untied": (Untied, TOKENS, dict(output="logits"), ("lm_head",)),
+}
+
+
+@pytest.fixture(autouse=True)
+def as_elsewhere():
+    """Other people's code runs with JAX's own rules of promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@functools.cache
+def build(name):
+    network, inputs, options, _ = CLIENTS[name]
+    room = lj.linen if isinstance(network, nn.Module) else lj.nnx
+    return room.as_model(network, inputs, **options)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_head_is_solved_and_the_network_trains_on(name, key):
+    _, inputs, _, path = CLIENTS[name]
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    model = build(name)
+    assert model.head == path
+    shape = jax.eval_shape(model.apply, jax.eval_shape(model.init, key), inputs).shape
+    targets = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    bound = lj.constraints.fixed_norm(1e4, relation="at_most")
+    variables, info = lj.initialize(key, model, lj.lagrange(bound), (inputs, targets))
+    lj.check(info)
+
+    tap = model.taps(variables, inputs, key)[path]
+    features = np.asarray(tap.inputs, np.float64).reshape(-1, tap.inputs.shape[-1])
+    has_bias = get_head(model, variables).bias is not None
+    columns = np.c_[features, np.ones(len(features))] if has_bias else features
+    rows = targets.reshape(len(features), -1).astype(np.float64)
+    rest = rows - columns @ np.linalg.lstsq(columns, rows, rcond=1e-6)[0]
+    outputs = np.asarray(model.apply(variables, inputs), np.float64)
+    loss = ((outputs.reshape(rows.shape) - rows) ** 2).sum(1).mean()
+    np.testing.assert_allclose(loss, (rest**2).sum(1).mean(), rtol=1e-3)
+
+    @jax.jit
+    def step(variables, key):
+        state = train_state.TrainState.create(
+            apply_fn=model.apply_train, params=variables["params"], tx=optax.sgd(1e-2)
+        )
+
+        def objective(params):
+            outputs, _ = model.apply_train({**variables, "params": params}, inputs, key)
+            return jnp.mean((outputs - targets) ** 2)
+
+        value, gradient = jax.value_and_grad(objective)(state.params)
+        return value, state.apply_gradients(grads=gradient).params
+
+    value, params = step(variables, key)
+    assert np.isfinite(value)
+    assert jax.tree.structure(params) == jax.tree.structure(variables["params"])
+
+
+def test_variables_go_back_into_an_nnx_optimizer(key):
+    module = Mnist(rngs=nnx.Rngs(0))
+    model = lj.nnx.as_model(module, IMAGES)
+    lj.nnx.update(module, model.init(key))
+    optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
+
+    def loss(module):
+        return jnp.mean(module(jnp.asarray(IMAGES), rngs=nnx.Rngs(1)) ** 2)
+
+    before = module.linear.kernel[...]
+    optimizer.update(module, nnx.grad(loss)(module))
+    assert jnp.any(module.linear.kernel[...] != before)
