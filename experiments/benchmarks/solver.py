@@ -183,7 +183,7 @@ def host_moments(features, targets):
 
 
 def floor(features, targets):
-    """What no solver here can do without: transfers, bare products, one `eigh`.
+    """Transfers, bare products and one `eigh`; a batch of small heads avoids the last.
 
     Features may be [n, d], or [b, n, d] for many problems.
     """

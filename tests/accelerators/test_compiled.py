@@ -50,19 +50,19 @@ def compiled(request, tmp_path_factory):
 
 @on_v5e
 @pytest.mark.parametrize(
-    ("program", "code"),
+    ("program", "code", "seconds"),
     [
-        ("1,000 heads, d=15", 4 * MB),
-        ("head, d=512", 5 * MB),
-        ("head, d=2048, k=100", 8 * MB),
-        ("initialize, small CNN", 5 * MB),
-        ("grid of 560 networks", 2 * MB),
+        ("1,000 heads, d=15", 4 * MB, MAX_SECONDS),
+        ("head, d=512", 5 * MB, MAX_SECONDS),
+        ("head, d=2048, k=100", 8 * MB, 3 * MAX_SECONDS),
+        ("initialize, small CNN", 5 * MB, MAX_SECONDS),
+        ("grid of 560 networks", 2 * MB, MAX_SECONDS),
     ],
 )
-def test_programs_are_small_and_soon_compiled(compiled, program, code):
+def test_programs_are_small_and_soon_compiled(compiled, program, code, seconds):
     row = compiled[program]
     assert row["code_bytes"] <= code
-    assert row["compile_cpu_seconds"] <= MAX_SECONDS
+    assert row["compile_cpu_seconds"] <= seconds
 
 
 @on_each
