@@ -27,7 +27,7 @@ MESH = lj.training.grid_mesh(jax.devices()[:2])
 
 def make(inputs=INPUTS, targets=TARGETS, init=None, **options):
     options = {"num_steps": 3, **options}
-    data = inputs, targets
+    data: Any = inputs, targets
     return make_train(linear_model(), squared_error, optax.sgd, init, data, **options)
 
 
