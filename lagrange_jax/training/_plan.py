@@ -181,7 +181,7 @@ def check_names(names: Iterable[str], axes: Mapping[str, Any]) -> None:
         raise ValueError(f"expected names among {list(axes)}; got {unknown}.")
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _compile_layout(layout, structure, leaves):
     lowered = jax.jit(partial(_run, layout)).lower(*structure.unflatten(leaves))
     return compile_once(lowered, tuple(layout.mesh.devices.flat))

@@ -57,7 +57,7 @@ def trace_member(
     return _trace(function, structure, tuple(leaves), tuple(bounds.items()))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _trace(function, structure, leaves, bounds):
     def call(arguments):
         with known_bounds(arguments, dict(bounds)):
@@ -112,7 +112,7 @@ class _Lowered:
         return isinstance(other, _Lowered) and self.key == other.key
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _compile(program: _Lowered):
     if program.devices[0].platform != "cpu":
         return program.lowered.compile()
