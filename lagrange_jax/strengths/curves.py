@@ -151,7 +151,8 @@ def mean_optimum(curves: LossCurves) -> MeanOptimum:
     least = (np.diff(np.log(grid)).mean() / 4) ** 2
     variance = np.full(len(curves.sizes), np.inf)
     if num_seeds > 1:
-        variance = np.maximum((num_seeds - 1) * np.nanvar(at[:, 1:], axis=1), least)
+        variance = np.maximum((num_seeds - 1) * at[:, 1:].var(1), least)
+        variance = np.where(np.isfinite(variance), variance, np.inf)
     is_low = np.abs(at[:, 0] - np.log(grid[0])) < 1e-3
     is_censored = np.asarray(is_censored)
     loss = np.where(np.isfinite(means[..., 0]), means[..., 0], np.inf).min(0)

@@ -11,7 +11,7 @@ References:
 """
 
 import enum
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -31,42 +31,18 @@ from lagrange_jax.strengths.doubts import (
     doubts_of_optima,
 )
 from lagrange_jax.strengths.power_law import require_confidence
+from lagrange_jax.strengths.priors import EXPONENTS, Exponent, Penalty
 from lagrange_jax.training.grid import GridResult
 
-__all__ = [
-    "EXPONENTS",
-    "Advice",
-    "Exponent",
-    "Extrapolation",
-    "Recipe",
-    "extrapolate_strength",
-]
-
-Penalty = Literal["l2", "l1", "decoupled"]
-
-
-class Exponent(NamedTuple):
-    """A normal prior on the exponent of N.
-
-    Attributes:
-      mean: its mean.
-      std: its standard deviation; 0 fixes the exponent.
-    """
-
-    mean: float
-    std: float
-
-
-EXPONENTS: dict[str, Exponent] = {
-    "l2": Exponent(-0.67, 0.2),
-    "l1": Exponent(-0.6, 0.2),
-    "decoupled": Exponent(-0.6, 0.2),
-}
-"""Priors by penalty, for a fixed number of epochs, batch size and learning rate."""
+__all__ = ["Advice", "Extrapolation", "Recipe", "extrapolate_strength"]
 
 # The law is followed from the nearest sizes: a size counts less by this scatter of its
 # best strength, in logarithms, for every factor e between it and the wanted size.
 DRIFT = 0.1
+
+# Level of the test for a dip. To leave out a penalty that helps loses all of its gain,
+# to keep one that does not loses little, since the best strength is then near none.
+DIP_LEVEL = 0.1
 
 
 class Recipe(NamedTuple):
@@ -142,8 +118,8 @@ def extrapolate_strength(
     fold to all N is the same question.
 
     Beforehand the largest size is asked whether some strength beats the smallest on
-    seeds that it was not chosen on (one-sided t-test at `confidence_level`). If not,
-    the answer is the smallest strength of the grid, and the status says so.
+    seeds that it was not chosen on (one-sided t-test, level 0.1). If not, the answer
+    is the smallest strength of the grid, and the status says so.
 
     Another recipe: the optimum of a coupled penalty is that of an objective, which
     knows neither batch size nor rate, so the strength stays. Decoupled decay has the
@@ -159,7 +135,7 @@ def extrapolate_strength(
       recipe: how the sweep was trained; needed with `to_recipe`.
       to_recipe: how the wanted run is trained; None for the same.
       exponent: prior on the exponent; None takes that of `EXPONENTS`.
-      confidence_level: of intervals and tests.
+      confidence_level: of the intervals.
       largest_factor: beyond this factor in N from the largest size, or the smallest,
         there is a warning.
 
@@ -187,8 +163,10 @@ def extrapolate_strength(
     prior = EXPONENTS[penalty] if exponent is None else exponent
     require_kind("exponent", prior, Exponent)
     optimum, num_seeds = mean_optimum(curves), curves.losses.shape[-1]
-    freedom = max(num_seeds - 1, 1)
-    quantile = float(t_half_width(freedom, confidence_level))
+    # Few seeds know their own scatter badly: Student's t, in units of the normal.
+    quantile = float(t_half_width(np.inf, confidence_level))
+    widened = float(t_half_width(max(num_seeds - 1, 1), confidence_level)) / quantile
+    optimum = optimum._replace(variance=widened**2 * optimum.variance)
     offset = np.log(curves.sizes / to_examples)
     (log_strength, slope), covariance = _line(optimum, offset, prior)
     log_strength += _recipe_shift(penalty, recipe, to_recipe)
@@ -200,7 +178,7 @@ def extrapolate_strength(
         loss=_predicted_loss(optimum.loss, curves.sizes, to_examples),
         exponent=float(slope),
         exponent_interval=slope + errors[1] * ends,
-        status=_advice(curves, confidence_level),
+        status=_advice(curves),
         warnings=tuple(
             [
                 *doubts_of_optima(curves, optimum),
@@ -277,11 +255,11 @@ def _predicted_loss(losses, sizes, to_examples) -> float:
     return float(losses[-1] + slope * (to_examples**-0.5 - x[1]))
 
 
-def _advice(curves: LossCurves, confidence_level) -> Advice:
+def _advice(curves: LossCurves) -> Advice:
     _, p_value = dip_test(curves.losses[:, -1])
     if np.isnan(p_value):
         return Advice.UNTESTED
-    is_dip = p_value < 1 - confidence_level
+    is_dip = p_value < DIP_LEVEL
     return Advice.PENALTY_HELPS if is_dip else Advice.NO_PENALTY_NEEDED
 
 

@@ -42,7 +42,7 @@ def test_one_size_follows_the_prior():
     assert found.exponent == pytest.approx(-0.5)
     # The prior's error over a factor 4, and that of the sweep.
     half = np.log(found.interval[1] / found.strength)
-    assert 2.36 * 0.1 * np.log(4) < half < 3 * 2.36 * 0.1 * np.log(4)
+    assert 1.96 * 0.1 * np.log(4) < half < 3 * 1.96 * 0.1 * np.log(4)
     fixed = lj.extrapolate_strength(one, 1600, exponent=Exponent(-1.0, 0.0))
     assert fixed.strength == pytest.approx(best / 4, rel=0.1)
 
@@ -81,7 +81,7 @@ def test_noise_alone_is_seldom_taken_for_a_dip(num_seeds):
         losses = 1 + 0.01 * rng.normal(size=(17, 1, num_seeds))
         found = lj.extrapolate_strength(loss_curves(losses, STRENGTHS, 100), 400)
         dips += found.status is Advice.PENALTY_HELPS
-    assert dips <= 8  # 0.05 of 60, and three standard deviations
+    assert dips <= 13  # 0.1 of 60, and three standard deviations
 
 
 def test_one_seed_says_that_it_cannot_tell():

@@ -7,7 +7,14 @@ import numpy as np
 from experiments.studies.lambda_scaling.config import Config
 from experiments.studies.lambda_scaling.networks import Network, Schedule
 
-__all__ = ["PAPER_STRENGTHS", "WIDE_STRENGTHS", "Case", "make_cases"]
+__all__ = [
+    "LONG",
+    "PAPER_STRENGTHS",
+    "WIDE_STRENGTHS",
+    "Case",
+    "make_cases",
+    "other_layers",
+]
 
 PAPER_STRENGTHS = np.array([m * 10.0**k for k in range(-5, -1) for m in (1, 2, 4, 8)])[
     :14
@@ -16,6 +23,10 @@ PAPER_STRENGTHS = np.array([m * 10.0**k for k in range(-5, -1) for m in (1, 2, 4
 
 WIDE_STRENGTHS = np.geomspace(1e-5, 1.0, 21)
 """Four a decade, wide enough for every optimum of a converged network."""
+
+
+LONG = 10
+"""Times the epochs of the protocol, for the part "long"."""
 
 
 class Case(NamedTuple):
@@ -47,12 +58,19 @@ def make_cases(config: Config) -> list[Case]:
         "protocol": _protocol,
         "heads": _heads,
         "converged": _converged,
+        "long": _long,
         "fixed": lambda config: [],
     }
     unknown = [part for part in config.parts if part not in makers]
     if unknown:
         raise ValueError(f"unknown parts {unknown}; there are {list(makers)}.")
     return [case for part in config.parts for case in makers[part](config)]
+
+
+def other_layers(config: Config) -> list[str]:
+    """Returns "activation/divisor" of the networks trained beside the first."""
+    layers = ["/".join(x.split("/")[:2]) for x in config.converged_networks]
+    return [x for x in dict.fromkeys(layers) if x != layers[0]]
 
 
 def _paper(config, name, part, network, seeds, sizes=None) -> Case:
@@ -103,6 +121,16 @@ def _heads(config: Config) -> list[Case]:
         for head in config.heads
         for scale in config.variance_scales
     ]
+
+
+def _long(config: Config) -> list[Case]:
+    """The largest initial variance with many times the epochs, as the thesis asks."""
+    scale = max(config.variance_scales)
+    network = Network(config.reading, scale)
+    name = f"long/scale {scale:g}"
+    case = _paper(config, name, "long", network, config.head_seeds)
+    longer = case.schedule._replace(epochs=LONG * config.epochs)
+    return [case._replace(schedule=longer)]
 
 
 def _converged(config: Config) -> list[Case]:

@@ -16,7 +16,8 @@ class Config:
 
     Attributes:
       parts: what to run, and in what order: "readings", "protocol", "fixed",
-        "converged", "heads".
+        "converged", "heads", and "long", the largest variance with `cases.LONG` times
+        the epochs.
       reading: the reading that the figures of the thesis are drawn for.
       readings: the readings that are compared.
       scaled_readings: those of them that are compared at every initial variance.
@@ -43,7 +44,9 @@ class Config:
         mean; the networks are those of the first of `converged_networks`.
     """
 
-    parts: tuple[str, ...] = (*("fixed", "protocol", "converged", "heads", "readings"),)
+    parts: tuple[str, ...] = (
+        *("fixed", "protocol", "converged", "heads", "readings", "long"),
+    )
     reading: str = "sigmoid/8/100/all"
     readings: tuple[str, ...] = (
         *("sigmoid/8/full/all", "tanh/8/full/all", "relu/8/full/all"),

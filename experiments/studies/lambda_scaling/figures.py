@@ -90,7 +90,7 @@ def draw_first(found: Found) -> Figure:
     figure, axes = plotting.make_axes(1, 2)
     for ax, log in zip(axes[0], (False, True), strict=True):
         _plot_law(ax, curves.sizes, fit_law(curves, "thesis"), "L2", BLUE)
-        _finish(ax, "the thesis measured -0.685", log=log)
+        _finish(ax, "logarithmic" if log else "linear", log=log)
     axes[0, 0].set_ylabel(BEST)
     return figure
 
@@ -127,8 +127,8 @@ def draw_fixed(arrays: dict[str, np.ndarray], sizes: np.ndarray) -> Figure:
     """Heads on a fixed hidden layer: optimum of the mean, of each seed, evidence."""
     predicted, laws = predicted_strength(arrays), fixed_laws(arrays, sizes)
     titles = {
-        "ridge": "fixed hidden layer, squared error",
-        "logistic": "fixed hidden layer, cross-entropy",
+        "ridge": "fixed tanh layer, squared error",
+        "logistic": "fixed tanh layer, cross-entropy",
         "linear": "linear units, both layers penalised",
     }
     figure, axes = plotting.make_axes(1, len(laws))

@@ -76,7 +76,9 @@ def solve_logistic(
     return lax.fori_loop(0, NEWTON_STEPS, step, jnp.zeros(d + 1))
 
 
-def _one_size(features, targets, held_out, held_out_targets, num_examples):
+def _one_size(
+    features, targets, held_out, held_out_targets, num_examples, *, with_logistic
+):
     """Validation losses of both paths, and what the data choose, at one size."""
     used = (jnp.arange(len(targets)) < num_examples).astype(features.dtype)
     moments = lj.compute_moments(features, targets[:, None], used)
@@ -84,17 +86,20 @@ def _one_size(features, targets, held_out, held_out_targets, num_examples):
     path = ridge_path(spectrum, jnp.asarray(RIDGE_STRENGTHS, features.dtype))
     outputs = jnp.dot(held_out, path.kernel[:, :, 0].T) + path.bias[:, 0][None]
     squares = jnp.mean((outputs - held_out_targets[:, None]) ** 2, axis=0)
-    solve = partial(solve_logistic, features, targets, used)
-    heads = jax.vmap(solve)(jnp.asarray(LOGISTIC_STRENGTHS, features.dtype))
-    logits = jnp.dot(held_out, heads[:, :-1].T) + heads[:, -1][None]
-    losses = jnp.mean(cross_entropy(logits, held_out_targets[:, None]), axis=0)
+    logistic = {}
+    if with_logistic:
+        solve = partial(solve_logistic, features, targets, used)
+        heads = jax.vmap(solve)(jnp.asarray(LOGISTIC_STRENGTHS, features.dtype))
+        logits = jnp.dot(held_out, heads[:, :-1].T) + heads[:, -1][None]
+        losses = cross_entropy(logits, held_out_targets[:, None])
+        logistic["logistic"] = jnp.mean(losses, axis=0)
     by_evidence = choose_strength(spectrum)
     left_out = leave_one_out(features, targets[:, None], used)
     by_errors = choose_strength(spectrum, left_out)
     noise = evidence(spectrum, by_evidence.strength).noise_variance[0]
     return {
         "ridge": squares,
-        "logistic": losses,
+        **logistic,
         "evidence": by_evidence.strength,
         "evidence_edge": by_evidence.edge,
         "leave_one_out": by_errors.strength,
@@ -103,8 +108,8 @@ def _one_size(features, targets, held_out, held_out_targets, num_examples):
     }
 
 
-@partial(jax.jit, static_argnames=("model", "sizes", "num_validation"))
-def _one_seed(key, divisor, model, sizes, num_validation):
+@partial(jax.jit, static_argnames=("model", "sizes", "num_validation", "with_logistic"))
+def _one_seed(key, divisor, model, sizes, num_validation, with_logistic):
     keys = jax.random.split(key, 3)
     variables, _ = lj.initialize(keys[0], model, random_weights(1.0))
     parts = []
@@ -112,11 +117,16 @@ def _one_seed(key, divisor, model, sizes, num_validation):
         batch = draw_clouds(part, n, divisor)
         tap = model.taps(variables, batch.inputs, part)[model.head]
         parts += [tap.inputs, batch.targets]
-    return lax.map(partial(_one_size, *parts), jnp.asarray(sizes))
+    one_size = partial(_one_size, *parts, with_logistic=with_logistic)
+    return lax.map(one_size, jnp.asarray(sizes))
 
 
 def run_fixed(
-    reading: str, sizes: tuple[int, ...], num_validation: int, seeds: int
+    reading: str,
+    sizes: tuple[int, ...],
+    num_validation: int,
+    seeds: int,
+    with_logistic: bool = True,
 ) -> dict[str, np.ndarray]:
     """Solves heads on random hidden layers for all strengths, sizes and seeds.
 
@@ -125,6 +135,7 @@ def run_fixed(
       sizes: numbers of examples.
       num_validation: held-out examples of each seed.
       seeds: each draws data and a hidden layer.
+      with_logistic: whether the heads of cross-entropy are solved too.
 
     Returns:
       Validation losses "ridge" (squared error, targets -1 and 1) and "logistic"
@@ -139,10 +150,11 @@ def run_fixed(
         model=make_model(activation),
         sizes=tuple(sizes),
         num_validation=num_validation,
+        with_logistic=with_logistic,
     )
     found = [jax.device_get(one(jax.random.key(1000 + seed))) for seed in range(seeds)]
     stacked = jax.tree.map(lambda *x: np.stack(x, -1), *found)
-    for name in ("ridge", "logistic"):
+    for name in ("ridge", "logistic") if with_logistic else ("ridge",):
         stacked[name] = np.moveaxis(stacked[name], 1, 0)
     return stacked
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import record
-from experiments.studies.lambda_scaling.cases import Case, make_cases
+from experiments.studies.lambda_scaling.cases import Case, make_cases, other_layers
 from experiments.studies.lambda_scaling.config import Config
 from experiments.studies.lambda_scaling.fixed_layer import run_fixed, run_linear
 from experiments.studies.lambda_scaling.networks import train
@@ -19,7 +19,8 @@ Row = dict[str, Any]
 def _rows(config: Config) -> Iterator[Row]:
     """Yields fixed layers and linear networks, then every seed of every case."""
     if "fixed" in config.parts:
-        yield from ({"name": name, "part": "fixed"} for name in ("fixed", "linear"))
+        names = ["fixed", "linear", *(f"fixed {x}" for x in other_layers(config))]
+        yield from ({"name": name, "part": "fixed"} for name in names)
     for case in make_cases(config):
         for seed in range(case.seeds):
             name = f"{case.name}/{seed}"
@@ -32,9 +33,12 @@ def _run_fixed(config: Config, folder: Path, name: str) -> Row:
     common = (config.fixed_sizes, config.num_validation, config.fixed_seeds)
     if name == "fixed":
         found = run_fixed(reading, *common)
-    else:
+    elif name == "linear":
         found = {"linear": run_linear(float(reading.split("/")[1]), *common)}
-    record.save_arrays(folder, **{f"fixed/{key}": x for key, x in found.items()})
+    else:
+        found = run_fixed(name.split()[1], *common, with_logistic=False)
+    prefix = "fixed" if name == "linear" else name
+    record.save_arrays(folder, **{f"{prefix}/{key}": x for key, x in found.items()})
     return {}
 
 

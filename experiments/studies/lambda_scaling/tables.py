@@ -16,6 +16,8 @@ from experiments.studies.lambda_scaling.laws import (
     Law,
     fit_choice,
     fit_law,
+    local_slopes,
+    paired_difference,
 )
 from lagrange_jax.strengths import BestStrength
 
@@ -58,6 +60,11 @@ def _protocol(found: dict[str, Curves]) -> str:
         [name, thesis, *_laws(found[f"protocol/{name}"])]
         for name, thesis in THESIS.items()
         if f"protocol/{name}" in found
+    ]
+    rows += [
+        [f"{name.removeprefix('long/')}, ten times the epochs", "", *_laws(curves)]
+        for name, curves in found.items()
+        if name.startswith("long/")
     ]
     header = ["case", "thesis", *LAWS]
     return _markdown("Slopes under the thesis's protocol", header, rows)
@@ -104,14 +111,20 @@ def _choice(arrays: Record, name: str, sizes: np.ndarray) -> Law:
 
 def _fixed(arrays: Record, sizes: np.ndarray) -> str:
     labels = {
-        "ridge": "best for ridge regression of the head",
-        "logistic": "best for the head of cross-entropy",
+        "ridge": "best for ridge regression of the head, tanh layer",
+        "logistic": "best for the head of cross-entropy, tanh layer",
         "linear": "best for a network of linear units, both layers penalised",
     }
     rows = [
         [labels[name], *_laws(curves)]
         for name, (curves, _) in fixed_laws(arrays, sizes).items()
     ]
+    for name, losses in arrays.items():
+        if name.startswith("fixed ") and name.endswith("/ridge"):
+            some = Curves(RIDGE_STRENGTHS, sizes, *2 * [losses.astype(float)])
+            layer = name.split("/")[0].removeprefix("fixed ")
+            label = f"best for ridge regression of the head, {layer} layer"
+            rows.append([label, *_laws(some)])
     for name in ("evidence", "leave_one_out"):
         edge = arrays[f"fixed/{name}_edge"]
         edges = f"{(edge == -1).sum()} / {(edge == 1).sum()} of {edge.size}"
@@ -121,16 +134,29 @@ def _fixed(arrays: Record, sizes: np.ndarray) -> str:
     return _markdown(title, ["strength", *LAWS], rows)
 
 
-def predicted_strength(arrays: Record) -> dict[str, np.ndarray]:
+def predicted_strength(
+    arrays: Record, layer: str | None = None
+) -> dict[str, np.ndarray]:
     r"""Returns the strengths `[sizes, seeds]` that the evidence predicts, by loss.
 
     For targets -1 and 1 with noise variance $\sigma^2$ about the line of least
     squares, linear discriminant analysis has the logit $2 / \sigma^2$ times that
     line. The same prior on larger weights, beside a loss with noise precision 1
     instead of $1 / \sigma^2$, is the strength of least squares times $\sigma^2 / 8$.
+
+    Args:
+      arrays: the record.
+      layer: "activation/divisor" of the hidden layer; None for that of the first of
+        `converged_networks`.
+
+    Returns:
+      The strengths; empty where the layer is not recorded.
     """
-    strength = arrays["fixed/evidence"]
-    return {"ridge": strength, "logistic": strength * arrays["fixed/noise"] / 8}
+    prefix = "fixed" if layer is None else f"fixed {layer}"
+    if f"{prefix}/evidence" not in arrays:
+        return {}
+    strength = arrays[f"{prefix}/evidence"]
+    return {"ridge": strength, "logistic": strength * arrays[f"{prefix}/noise"] / 8}
 
 
 def _excess(curves: Curves, strengths: np.ndarray) -> np.ndarray:
@@ -145,21 +171,33 @@ def _excess(curves: Curves, strengths: np.ndarray) -> np.ndarray:
     return np.array(excess)
 
 
-def _prediction(found, arrays: Record, sizes: np.ndarray) -> str:
-    """How near the evidence before training is to the best strength after it."""
-    predicted, rows = predicted_strength(arrays), []
+def _prediction(found, arrays: Record, sizes: np.ndarray, first: str) -> str:
+    """How near the evidence before training is to the best strength after it.
+
+    That of the network's own layer: a logistic layer's evidence says nothing of a
+    network of tanh units, nor the other way round.
+    """
+    rows = []
     targets = {
-        f"{name} head on the fixed layer": (name, *pair)
+        f"{name} head on the fixed {first} layer": (
+            predicted_strength(arrays).get(name),
+            *pair,
+        )
         for name, pair in fixed_laws(arrays, sizes).items()
-        if name in predicted
+        if name in predicted_strength(arrays)
     }
     for name, curves in found.items():
         if name.startswith("converged/") and len(name.split("/")) == 5:
             label = name.removeprefix("converged/")
-            targets[label] = ("logistic", curves, fit_law(curves, "mean curve"))
-    for name, (loss, curves, law) in targets.items():
+            layer = "/".join(label.split("/")[:2])
+            own = predicted_strength(arrays, None if layer == first else layer)
+            law = fit_law(curves, "mean curve")
+            targets[label] = (own.get("logistic"), curves, law)
+    for name, (predicted, curves, law) in targets.items():
+        if predicted is None:
+            continue
         where = np.isin(sizes, curves.sizes)
-        some = predicted[loss][where]
+        some = predicted[where]
         if len(some) < len(curves.sizes):
             continue
         ratio = np.exp(np.log(some).mean(1)) / law.strength
@@ -172,6 +210,58 @@ def _prediction(found, arrays: Record, sizes: np.ndarray) -> str:
     header = ["trained", "N", "predicted / best", "excess loss, %"]
     header.append("the same with the smallest strength, %")
     return _markdown("The evidence before training against the optimum", header, rows)
+
+
+def _local(found: dict[str, Curves], arrays: Record, sizes: np.ndarray) -> str:
+    """Slopes of the smaller and of the larger half of the sizes."""
+    curves = {x: y for x, y in found.items() if x.split("/")[0] in STRAIGHT}
+    curves |= {
+        f"fixed/{name}": pair[0] for name, pair in fixed_laws(arrays, sizes).items()
+    }
+    rows = []
+    for name, some in curves.items():
+        split = int(some.sizes[len(some.sizes) // 2])
+        for rule in ("thesis", "mean curve"):
+            *halves, bend = local_slopes(some, rule, split)
+            cells = [_slope(law) for law in halves]
+            rows.append([name, rule, str(split), *cells, f"{bend:.2f}"])
+    header = ["case", "rule", "split at N", "up to there", "from there"]
+    return _markdown(
+        "Local slopes: the law is not straight",
+        [*header, "quadratic coefficient"],
+        rows,
+    )
+
+
+STRAIGHT = ("protocol", "long", "converged")
+
+
+def _paired(found: dict[str, Curves]) -> str:
+    """Differences of slopes of cases that share their seeds."""
+    pairs = {
+        "L1 minus L2": ("protocol/l1", "protocol/scale 1"),
+        "variance x 10 minus x 0.1": ("protocol/scale 10", "protocol/scale 0.1"),
+        "x 10, ten times the epochs, minus the protocol's": (
+            "long/scale 10",
+            "protocol/scale 10",
+        ),
+    }
+    rows = []
+    for label, names in pairs.items():
+        if not all(name in found for name in names):
+            continue
+        first, second = (found[name] for name in names)
+        seeds = min(x.validation.shape[-1] for x in (first, second))
+        first, second = (
+            x._replace(train=x.train[..., :seeds], validation=x.validation[..., :seeds])
+            for x in (first, second)
+        )
+        laws = [
+            paired_difference(first, second, rule) for rule in ("thesis", "mean curve")
+        ]
+        rows.append([label, str(seeds), *map(_slope, laws)])
+    header = ["difference of slopes", "seeds", "thesis's rule", "mean curve"]
+    return _markdown("Paired by seed", header, rows)
 
 
 def _converged(found: dict[str, Curves]) -> str:
@@ -230,7 +320,9 @@ def make_tables(found: dict[str, Curves], arrays: Record, config) -> str:
     if "converged" in parts:
         tables.append(_converged(found))
     if "fixed/ridge" in arrays:
-        tables.append(_prediction(found, arrays, sizes))
+        first = "/".join(config.converged_networks[0].split("/")[:2])
+        tables.append(_prediction(found, arrays, sizes, first))
     if "heads" in parts:
         tables.append(_heads(found))
+    tables += [_local(found, arrays, sizes), _paired(found)]
     return "\n\n".join(tables) + "\n"

@@ -17,11 +17,14 @@ class Config:
         and "epochs" likewise, run for `recipe_tasks` at `recipe_sizes` of the largest
         number of examples; "base" is none.
       recipe_tasks: tasks for which recipes are changed.
+      recipe_penalties: penalties likewise.
       width: units of the hidden layer.
       num_epochs: passes over the examples.
       batch_size: examples in a mini-batch.
       smallest: least number of examples; sizes halve from the task's largest.
       most_sizes: at most so many sizes.
+      fixed_repetitions: draws of each problem of `fixed_design`, and
+        repetitions of `coverage`.
     """
 
     tasks: tuple[str, ...] = (
@@ -32,12 +35,14 @@ class Config:
     recipes: tuple[str, ...] = (
         *("base", "batch 4", "batch 0.25", "rate 0.25", "epochs 4", "epochs 0.25"),
     )
-    recipe_tasks: tuple[str, ...] = ("clouds", "friedman", "digits")
+    recipe_tasks: tuple[str, ...] = ("clouds", "friedman")
+    recipe_penalties: tuple[str, ...] = ("adam l2", "adamw")
     width: int = 32
     num_epochs: int = 50
     batch_size: int = 16
     smallest: int = 8
     most_sizes: int = 8
+    fixed_repetitions: int = 400
 
     @classmethod
     def full(cls) -> "Config":
@@ -56,4 +61,5 @@ class Config:
             num_epochs=4,
             smallest=20,
             most_sizes=4,
+            fixed_repetitions=5,
         )

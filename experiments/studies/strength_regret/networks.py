@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Penalty(NamedTuple):
     optimizer: Callable[..., optax.GradientTransformation]
     rate: float
     strengths: tuple[float, float]
-    kind: str
+    kind: Literal["l2", "l1", "decoupled"]
     default: float
 
 
@@ -94,7 +94,7 @@ def strengths_of(penalty: str) -> np.ndarray:
 def make_cases(config: Config) -> list[Case]:
     """Returns all rows, in an order that leaves whole tables wherever it stops.
 
-    All tasks with four seeds, then the other recipes with four, then the rest.
+    All tasks with four seeds, then with the rest, then four of the other recipes.
     """
     recipes = [x for x in config.recipes if x != "base"]
     few = range(min(4, config.seeds))
@@ -110,10 +110,9 @@ def make_cases(config: Config) -> list[Case]:
         for seed in few
         for recipe in recipes
         for task in config.recipe_tasks
-        for penalty in config.penalties
+        for penalty in config.recipe_penalties
     ]
-    first = len(few) * len(config.tasks) * len(config.penalties)
-    return [*cases[:first], *cases[first:], *changed]
+    return [*cases, *changed]
 
 
 def _case(config, task, penalty, recipe, seed) -> Case:

@@ -1,15 +1,33 @@
-"""Runs the study of regret; every seed of a task and penalty is a row."""
+"""Runs the study of regret; every seed of a task, penalty and recipe is a row."""
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from experiments.common import record
 from experiments.studies.strength_regret.config import Config
+from experiments.studies.strength_regret.coverage import simulate
+from experiments.studies.strength_regret.fixed_design import compare
+from experiments.studies.strength_regret.heads import predict
 from experiments.studies.strength_regret.networks import make_cases, train
 
 __all__ = ["run"]
+
+Row = dict[str, Any]
+
+
+def _rows(config: Config) -> Iterator[Row]:
+    """Yields the training grids, with what needs no training before other recipes."""
+    cases = [{**x._asdict(), "sizes": list(x.sizes)} for x in make_cases(config)]
+    yield from (row for row in cases if row["recipe"] == "base")
+    for task in config.tasks:
+        for seed in range(config.seeds):
+            yield {"name": f"head/{task}/{seed}", "task": task, "seed": seed}
+    yield {"name": "fixed design"}
+    yield {"name": "coverage"}
+    yield from (row for row in cases if row["recipe"] != "base")
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
@@ -25,17 +43,20 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
     """
     del data_dir
     folder = record.open_run(folder, config)
-    cases = make_cases(config)
-    finished = {row["name"] for row in record.read_rows(folder)}
-    for done, case in enumerate(cases, 1):
-        if case.name in finished:
-            continue
-        cpu = time.process_time()
-        # Optax's schedules mix types.
-        with jax.numpy_dtype_promotion("standard"):
-            losses = train(config, case)
-        cpu = round(time.process_time() - cpu, 1)
-        record.save_arrays(folder, **{case.name: losses})
-        row = {**case._asdict(), "sizes": list(case.sizes), "cpu_seconds": cpu}
-        record.append_row(folder, row)
-        print(f"{done}/{len(cases)} {case.name}: {cpu:.0f} s", flush=True)
+    cases = {case.name: case for case in make_cases(config)}
+
+    def run_row(row: Row) -> Row:
+        if row["name"] in cases:
+            # Optax's schedules mix types.
+            with jax.numpy_dtype_promotion("standard"):
+                values = train(config, cases[row["name"]])
+        elif row["name"] == "fixed design":
+            values = compare(config.fixed_repetitions)
+        elif row["name"] == "coverage":
+            values = simulate(config.fixed_repetitions)
+        else:
+            values = predict(config, row["task"], row["seed"])
+        record.save_arrays(folder, **{row["name"]: values})
+        return {}
+
+    record.run_rows(folder, _rows(config), run_row, lambda row: "done")
