@@ -22,7 +22,14 @@ from lagrange_jax import (
 )
 from lagrange_jax.bounds import Constraint
 from lagrange_jax.constraints import loss_within
-from lagrange_jax.initializers import chain, initialize, lagrange, lsuv, reinitialize
+from lagrange_jax.initializers import (
+    chain,
+    initialize,
+    lagrange,
+    lsuv,
+    reinitialize,
+    zero_head,
+)
 from lagrange_jax.ridge import choose_strength, ridge_path
 from lagrange_jax.solvers import (
     HeadSolution,
@@ -109,6 +116,7 @@ __all__ = [
     "strengths",
     "training",
     "transforms",
+    "zero_head",
 ]
 
 __version__ = "0.2.0"

@@ -1,5 +1,6 @@
 """Init transforms. Imports `constraints`, `models.params` and what they stand on."""
 
+from lagrange_jax.initializers.baselines import zero_head
 from lagrange_jax.initializers.distributions import negative_mean
 from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.transforms import chain, initialize, lsuv, reinitialize
@@ -11,4 +12,5 @@ __all__ = [
     "lsuv",
     "negative_mean",
     "reinitialize",
+    "zero_head",
 ]

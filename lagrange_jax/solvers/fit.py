@@ -160,7 +160,8 @@ def _search(problem, kernel, bias, is_sphere, tie_break):
     def is_open(state):
         kernel, _, turn = state
         length_sq = column_length(kernel, problem.norm_sq) ** 2
-        is_met = (length_sq >= (1 - ON_SPHERE) * problem.norm_sq).all()
+        is_met = length_sq >= (1 - ON_SPHERE) * problem.norm_sq
+        is_met = (is_met | (problem.coordinates.factor == 0)).all()
         return (turn == 0) | ((turn == 1) & ~is_met)
 
     def body(state):
