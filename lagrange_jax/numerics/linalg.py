@@ -49,12 +49,12 @@ def _jacobi(matrix):
     return values, vectors
 
 
-def column_sum(array: Float[Array, "d k"], like: Array) -> Float[Array, "1 m"]:
+def column_sum(array: Float[Array, "d k *b"], like: Array) -> Float[Array, "1 m *b"]:
     """Returns the sum of each column, or of all of them, of the shape of `like`."""
     return array.sum(_axes(array, like), keepdims=True)
 
 
-def column_length(array: Float[Array, "d k"], like: Array) -> Float[Array, "1 m"]:
+def column_length(array: Float[Array, "d k *b"], like: Array) -> Float[Array, "1 m *b"]:
     """Returns the length of each column, or of all together, of the shape of `like`.
 
     Neither large nor small entries overflow when they are squared.

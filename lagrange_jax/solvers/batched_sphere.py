@@ -64,12 +64,12 @@ class SpherePoint(NamedTuple):
       ends: the smallest and the largest eigenvalue.
     """
 
-    kernel: Float[Array, "d k"]
-    multiplier: Float[Array, "1 m"]
-    theta: Float[Array, "1 m"]
-    is_met: Bool[Array, "1 m"]
-    is_hard_case: Bool[Array, "1 m"]
-    ends: Float[Array, " 2"]
+    kernel: Float[Array, "d k *b"]
+    multiplier: Float[Array, "1 m *b"]
+    theta: Float[Array, "1 m *b"]
+    is_met: Bool[Array, "1 m *b"]
+    is_hard_case: Bool[Array, "1 m *b"]
+    ends: Float[Array, "2 *b"]
 
 
 def _is_small_batch(size: int, shape: tuple[int, int]) -> bool:
