@@ -17,8 +17,8 @@ from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
 from lagrange_jax.losses.named import as_loss
-from lagrange_jax.losses.record import Loss
-from lagrange_jax.models.params import get_head, set_head
+from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
+from lagrange_jax.models.params import get_head
 from lagrange_jax.solvers.convex import (
     DEFAULT_SEARCH,
     SearchOptions,
@@ -27,10 +27,9 @@ from lagrange_jax.solvers.convex import (
 from lagrange_jax.solvers.examples import example_statistics
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.least_squares import solve_least_squares
-from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import decompose
-from lagrange_jax.types import Batch, Batches, InitTransform, Model, Variables
+from lagrange_jax.types import Batch, Batches, InitTransform
 
 __all__ = ["lagrange"]
 
@@ -151,6 +150,7 @@ def _convex(
         num_outputs = kernel.shape[1]
         tap_key, fold_key = jax.random.split(key)
         batches, kept = require_batches(batches, "lagrange"), None
+        first = batches.first
         tap = _tap(model, variables, batches)
         if keep_features:
             kept = _collect(batches, tap, variables, tap_key)
@@ -172,7 +172,20 @@ def _convex(
             tolerance=search.tolerance,
             max_steps=search.max_steps,
         )
-        return _replace_head(model, variables, solution), solution
+
+        def losses(rows, outputs):
+            targets = read_targets(counted, rows.targets, num_outputs, outputs.dtype)
+            return losses_and_slopes(counted, outputs, targets.values)[0]
+
+        return place_head(
+            model,
+            variables,
+            solution,
+            first=first,
+            key=jax.random.fold_in(tap_key, 0),
+            losses=losses,
+            takes_labels=True,
+        )
 
     return init
 
@@ -233,15 +246,3 @@ def _moment_dtype(model, variables, batches):
     features = jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))
     kernel = get_head(model, variables).kernel
     return at_least_float32(kernel, features, first.targets)
-
-
-def _replace_head(model: Model, variables: Variables, solution: HeadSolution):
-    """Writes the solved head, or keeps the old one where the solve failed."""
-    old = get_head(model, variables)
-    is_solved = solution.status == Status.SUCCESS
-
-    def chosen(new, old):
-        return jnp.where(is_solved, new.astype(old.dtype), old)
-
-    bias = None if old.bias is None else chosen(solution.bias, old.bias)
-    return set_head(model, variables, chosen(solution.kernel, old.kernel), bias)
