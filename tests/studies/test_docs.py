@@ -39,6 +39,18 @@ def test_a_page_has_what_the_package_promises(page):
     assert all(re.search(rf"\b{name}\b", text) for name in promised)
 
 
+def test_the_readme_names_what_there_is():
+    """Each chapter in the table of names, and no name that is gone."""
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `lj\.(\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert {page for page, _ in rows} == {*api_pages.PAGES} - {"numerics", "types"}
+    for page, cells in rows:
+        for name in re.findall(r"`([\w.]+)`", cells):
+            head, _, rest = name.partition(".")
+            owner = getattr(lj, head) if rest else getattr(lj, page)
+            assert hasattr(owner, rest or head), name
+
+
 def formulas() -> list[tuple[str, bool]]:
     """Returns the formulas of pages and docstrings, and whether they are blocks."""
     paths = [*DOCS.rglob("*.md"), *(ROOT / "experiments").rglob("*.md")]
