@@ -24,7 +24,6 @@ from lagrange_jax.bounds import (
     hashable,
     make_constraint,
 )
-from lagrange_jax.numerics.linalg import rank_tolerance
 from lagrange_jax.ridge.criteria import gcv, leave_one_out
 from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
 from lagrange_jax.ridge.path import norm_of_strength, ridge_loss
@@ -97,7 +96,7 @@ def _largest_strength(spectrum, bound, total):
     """Bisects the logarithm of the strength: the loss rises with it."""
     top = jnp.max(jnp.abs(spectrum.eigenvalues))
     top = jnp.where(top > 0, top, 1)
-    low = jnp.log(rank_tolerance(spectrum.eigenvalues) + jnp.finfo(top.dtype).tiny)
+    low = jnp.log(jnp.min(spectrum.resolution) + jnp.finfo(top.dtype).tiny)
     low, high = jnp.full_like(bound, low), jnp.full_like(bound, jnp.log(1e6 * top))
 
     def step(_, bracket):

@@ -84,9 +84,11 @@ def rank_tolerance(eigenvalues: Float[Array, " d"]) -> Float[Array, ""]:
     return eps * eigenvalues.shape[0] * jnp.max(jnp.abs(eigenvalues))
 
 
-def pseudo_inverse(eigenvalues: Float[Array, " d"]) -> Float[Array, " d"]:
+def pseudo_inverse(
+    eigenvalues: Float[Array, " d"], resolution: Float[Array, " d"]
+) -> Float[Array, " d"]:
     """Returns the inverse of each eigenvalue, and zero for empty directions."""
-    kept = eigenvalues > rank_tolerance(eigenvalues)
+    kept = eigenvalues > resolution
     return jnp.where(kept, 1 / jnp.where(kept, eigenvalues, 1), 0)
 
 

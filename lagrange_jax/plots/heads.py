@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lagrange_jax.constraints.propagation import fixed_norm
-from lagrange_jax.numerics.linalg import rank_tolerance
 from lagrange_jax.plots.axes import COLOURS, MARKERS, plain_log_axes
 from lagrange_jax.ridge.path import norm_of_strength
 from lagrange_jax.solvers.least_squares import solve_least_squares
@@ -94,7 +93,7 @@ def plot_spectrum(axes: Axes, spectrum: Spectrum, **kwargs: Any) -> Line2D:
       The line of the eigenvalues.
     """
     s = np.asarray(spectrum.eigenvalues)
-    kept = s > np.asarray(rank_tolerance(spectrum.eigenvalues))
+    kept = s > np.asarray(spectrum.resolution)
     s, loads = s[kept][::-1], np.asarray(spectrum.projections)[kept][::-1] ** 2
     shares = loads.sum(1) / s / float(jnp.sum(spectrum.variance))
     index = np.arange(1, len(s) + 1)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from lagrange_jax._checks import require_real
 from lagrange_jax.bounds import require_norm
-from lagrange_jax.numerics.linalg import dot, rank_tolerance
+from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.numerics.secular import solve_secular
 from lagrange_jax.statistics.spectrum import Spectrum, require_spectrum
 
@@ -156,7 +156,7 @@ def strength_of_norm(
     require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     s, projections = spectrum.eigenvalues, spectrum.projections
-    kept = (s > rank_tolerance(s))[:, None]
+    kept = (s > spectrum.resolution)[:, None]
     loads = jnp.where(kept, projections, 0)
     norm_sq = require_norm(norm_sq, projections.shape[1]).astype(s.dtype)
     largest = norm_of_strength(spectrum, 0.0)
@@ -195,7 +195,7 @@ def ridge_loss(
     require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
     s, variance = spectrum.eigenvalues[:, None], spectrum.variance
-    kept = s > rank_tolerance(s[:, 0])
+    kept = s > spectrum.resolution[:, None]
     explained = spectrum.projections**2 / jnp.where(kept, s, 1)
     explained = jnp.where(kept, explained, 0)
     least = variance - explained.sum(0)
@@ -227,7 +227,7 @@ def shrunk_inverse(
     r"""Returns $1 / (s_i + \mu)$, and zero where that is 1 / rounding error."""
     multiplier = multiplier_row(spectrum, strength)
     total = jnp.maximum(spectrum.eigenvalues, 0)[:, None] + multiplier
-    kept = total > rank_tolerance(spectrum.eigenvalues)
+    kept = total > spectrum.resolution[:, None]
     return jnp.where(kept, 1 / jnp.where(kept, total, 1), 0)
 
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from lagrange_jax.numerics.linalg import rank_tolerance
+from lagrange_jax._checks import require_shapes
 from lagrange_jax.numerics.parabola import parabola_minimum
 from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
 from lagrange_jax.ridge.path import multiplier_to_strength
@@ -71,6 +72,10 @@ def choose_strength(
 
     Returns:
       The `StrengthChoice`. Look at `edge` before using it.
+
+    Raises:
+      TypeError: if the criterion is no function.
+      ValueError: if the bounds are not two rising numbers greater than zero.
     """
     require_spectrum(spectrum)
     if not callable(criterion):
@@ -78,9 +83,24 @@ def choose_strength(
             "expected criterion as a function (spectrum, strength); got "
             f"{type(criterion).__name__}."
         )
+    _require_bounds(bounds)
     if not isinstance(criterion, Partial):
         criterion = Partial(criterion)
     return _choose(spectrum, criterion, bounds, per_output)
+
+
+def _require_bounds(bounds):
+    if bounds is None:
+        return
+    require_shapes({"bounds": "2"}, {"bounds": jnp.stack([*map(jnp.asarray, bounds)])})
+    if any(isinstance(bound, Tracer) for bound in bounds):
+        return
+    low, high = map(float, bounds)
+    if not 0 < low < high < float("inf"):
+        raise ValueError(
+            "expected bounds as two rising strengths greater than zero, for they are "
+            f"searched on a logarithmic scale; got {bounds}."
+        )
 
 
 @partial(jax.jit, static_argnames="per_output")
@@ -122,5 +142,6 @@ def _range(spectrum):
     """Strengths from what rounding can tell from zero to what leaves no head."""
     s = spectrum.eigenvalues
     top = jnp.where(s[-1] > 0, s[-1], 1)
-    low = jnp.maximum(rank_tolerance(s), jnp.finfo(s.dtype).eps * top)
+    least = jnp.min(jnp.where(spectrum.resolution > 0, spectrum.resolution, jnp.inf))
+    low = jnp.where(jnp.isfinite(least), least, jnp.finfo(s.dtype).eps * top)
     return multiplier_to_strength(low), multiplier_to_strength(LARGEST * top)

@@ -3,7 +3,7 @@
 from lagrange_jax.solvers.convex import SearchOptions, solve_convex
 from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.path import NormPath, convex_path
-from lagrange_jax.solvers.solution import HeadSolution, Status, check
+from lagrange_jax.solvers.solution import HeadSolution, Status, check, is_usable
 
 __all__ = [
     "HeadSolution",
@@ -12,6 +12,7 @@ __all__ = [
     "Status",
     "check",
     "convex_path",
+    "is_usable",
     "solve_convex",
     "solve_least_squares",
 ]

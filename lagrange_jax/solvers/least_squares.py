@@ -28,13 +28,13 @@ from jaxtyping import Array, Float
 from lagrange_jax._checks import require_kind, require_real
 from lagrange_jax.bounds import Constraint, Problem, require_norm_shape
 from lagrange_jax.numerics.linalg import column_length, dot, scattered
-from lagrange_jax.solvers.certificate import (
+from lagrange_jax.solvers.implicit import without_derivative
+from lagrange_jax.solvers.quadratic import (
     certificate,
     metric_norm_sq,
     objective,
-    status_of,
+    quadratic_status,
 )
-from lagrange_jax.solvers.implicit import without_derivative
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.solvers.spectral import on_ellipsoid, on_sphere
 from lagrange_jax.statistics.moments import Moments
@@ -135,11 +135,9 @@ def _solve(spectrum, norm_sq, tie_break, relation, metric):
     wanted = jnp.where(usable & ~is_zero, row, 1)
     tie_break = unit_tie_break(tie_break, shape, dtype)
     solve = on_sphere if metric == "euclidean" else on_ellipsoid
-    kernel, multiplier, is_met, is_hard_case, eigenvalues = solve(
+    kernel, multiplier, is_met, is_hard_case, _ = solve(
         spectrum, wanted, relation, tie_break
     )
-    # A batch of small heads has seen these only.
-    spectrum = spectrum._replace(eigenvalues=eigenvalues)
     reached = metric_norm_sq(spectrum, kernel, wanted, metric)
     rows = dict(
         multiplier=multiplier,
@@ -158,7 +156,7 @@ def _solve(spectrum, norm_sq, tie_break, relation, metric):
         objective=objective(spectrum, kernel),
         **{name: value.reshape(norm_sq.shape) for name, value in rows.items()},
     )
-    return HeadSolution(**solution, status=status_of(spectrum, usable, solution))
+    return HeadSolution(**solution, status=quadratic_status(spectrum, usable, solution))
 
 
 def unit_tie_break(

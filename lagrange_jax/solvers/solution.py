@@ -1,17 +1,22 @@
 r"""What a solver returns: the head, its multiplier, and evidence that it is right."""
 
 import enum
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["HeadSolution", "Status", "check"]
+__all__ = ["HeadSolution", "Status", "check", "is_usable"]
 
 
 class Status(enum.IntEnum):
-    """How a solve ended. Anything but `SUCCESS` means: do not use the kernel."""
+    """How a solve ended.
+
+    `SUCCESS`: right. `INACCURATE`: solved, but rounding leaves more room for error
+    than a percent. Anything else means: do not use the kernel.
+    """
 
     SUCCESS = 0
     NO_DATA = 1
@@ -23,6 +28,8 @@ class Status(enum.IntEnum):
     NOT_GLOBAL = 7
     NO_VARIANCE = 8
     MISMATCH = 9
+    INACCURATE = 10
+    INVALID_WEIGHTS = 11
 
     @property
     def message(self) -> str:
@@ -70,6 +77,15 @@ _MESSAGES = {
         "the model with linen.as_model or nnx.as_model, which check this, or mend "
         "`taps` of your own record."
     ),
+    Status.INVALID_WEIGHTS: (
+        "Some example weights are negative or NaN. Weights count examples: make them "
+        "zero or positive."
+    ),
+    Status.INACCURATE: (
+        "The head is solved as well as the precision allows, but its loss may exceed "
+        "the least possible one by more than a percent (see gap_bound). Standardise "
+        "the features, ask for a smaller norm, or solve in float64."
+    ),
 }
 
 
@@ -110,8 +126,15 @@ class HeadSolution(NamedTuple):
     status: Int[Array, ""]
 
 
+def is_usable(status: Int[Array, "*b"]) -> Bool[Array, "*b"]:
+    """Returns whether a kernel of this status may be used: solved, if inaccurately."""
+    return (status == Status.SUCCESS) | (status == Status.INACCURATE)
+
+
 def check(info: Any) -> None:
     """Raises if any solve in `info` failed; the host-side reading of a status.
+
+    A head that is solved but `INACCURATE` gives a warning.
 
     Args:
       info: a `HeadSolution`, or any pytree that holds some, batched or not.
@@ -125,7 +148,8 @@ def check(info: Any) -> None:
             status = np.asarray(solution.status)
             for code in np.unique(status[status != Status.SUCCESS]):
                 count = int((status == code).sum())
-                raise ValueError(
-                    f"{Status(code).name}: {count} of {status.size} heads were not "
-                    f"solved. {Status(code).message}"
-                )
+                text = f"{Status(code).name}: {count} of {status.size} heads"
+                if code == Status.INACCURATE:
+                    warnings.warn(f"{text}. {Status(code).message}", stacklevel=2)
+                    continue
+                raise ValueError(f"{text} were not solved. {Status(code).message}")

@@ -19,8 +19,8 @@ from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.linalg import column_length, dot, pseudo_inverse
 from lagrange_jax.numerics.secular import solve_secular
 from lagrange_jax.solvers.batched_sphere import SpherePoint, in_batches
-from lagrange_jax.solvers.certificate import metric_norm_sq
 from lagrange_jax.solvers.implicit import differentiable
+from lagrange_jax.solvers.quadratic import metric_norm_sq
 from lagrange_jax.statistics.spectrum import Factor, Spectrum, mean_variance
 
 __all__ = ["Minimiser", "on_ellipsoid", "on_sphere"]
@@ -70,9 +70,11 @@ def on_sphere(
     if relation == "equality" and not isinstance(spectrum.covariance, Factor):
         solve = in_batches(solve)
     point = solve(frozen, wanted, tie_break)
-    inverse = 1 / (_gaps(frozen.eigenvalues)[:, None] + point.theta)
+    s, resolution = frozen.eigenvalues, frozen.resolution
+    gaps = _gaps(s, resolution / len(s))
+    inverse = 1 / (gaps[:, None] + point.theta)
     if relation == "at_most":
-        inner = pseudo_inverse(frozen.eigenvalues)[:, None]
+        inner = pseudo_inverse(s, resolution)[:, None]
         inverse = jnp.where(point.is_met, inverse, inner)
     kernel, multiplier = _differentiable(
         spectrum, norm_sq, (point.kernel, point.multiplier), inverse, point.is_met
@@ -80,24 +82,26 @@ def on_sphere(
     return Minimiser(kernel, multiplier, point.is_met, point.is_hard_case, point.ends)
 
 
-def _gaps(s):
-    eps = jnp.finfo(s.dtype).eps
-    return jnp.where(s - s[0] > EQUAL * eps * s[-1], s - s[0], 0)
+def _gaps(s, rounding):
+    """Distances from the smallest eigenvalue; zero where rounding may be all."""
+    unequal = s - s[0] > EQUAL * jnp.maximum(rounding, rounding[0])
+    return jnp.where(unequal, s - s[0], 0)
 
 
 def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
-    s, projections, ties, to_kernel = _coordinates(spectrum, tie_break)
+    s, resolution, projections, ties, to_kernel = _coordinates(spectrum, tie_break)
     eps = jnp.finfo(s.dtype).eps
-    gaps = _gaps(s)
+    rounding = resolution / len(spectrum.resolution)  # of an eigenvalue
+    gaps = _gaps(s, rounding)
     load = column_length(projections, wanted)
     # Without any load the tie-break alone decides, in the unit of S w.
     is_loaded = load > 0
     unit = jnp.where(s[-1] > 0, s[-1], 1) * jnp.sqrt(wanted)
-    load = jnp.where(is_loaded, load, unit)
-    is_noise = jnp.abs(projections) <= NOISE * eps * load
-    loads = jnp.where(
-        is_noise, projections + TIE_BREAK * eps * load * ties, projections
-    )
+    # A projection is known to eps of all of r, or of what its own direction may load.
+    most = jnp.sqrt(rounding[:, None] / eps * spectrum.variance[None])
+    noise = eps * jnp.where(is_loaded, jnp.minimum(load, most), unit)
+    is_noise = jnp.abs(projections) <= NOISE * noise
+    loads = jnp.where(is_noise, projections + TIE_BREAK * noise * ties, projections)
     theta = solve_secular(gaps, loads, wanted)
     inverse = 1 / (gaps[:, None] + theta)
     coordinates = loads * inverse
@@ -106,7 +110,7 @@ def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
     reached = column_length(projections * inverse, wanted) ** 2
     is_hard_case = reached < wanted * (1 - eps**0.5)
     if relation == "at_most":
-        inner = projections * pseudo_inverse(s)[:, None]
+        inner = projections * pseudo_inverse(s, resolution)[:, None]
         is_met = column_length(inner, wanted) ** 2 > wanted
         coordinates = jnp.where(is_met, coordinates, inner)
         multiplier = jnp.where(is_met, jnp.maximum(multiplier, 0), 0)
@@ -119,7 +123,7 @@ def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
 
 
 def _coordinates(spectrum: Spectrum, tie_break):
-    """Eigenvalues, projections, the tie-break in their basis, and the way back.
+    """Eigenpairs, projections, the tie-break in their basis, and the way back.
 
     A thin spectrum lacks directions without variance. Of these only the tie-break's
     own part matters: one more basis vector, another one for every column.
@@ -127,7 +131,8 @@ def _coordinates(spectrum: Spectrum, tie_break):
     s, basis = spectrum.eigenvalues, spectrum.eigenvectors
     ties = dot(basis.T, tie_break)
     if not isinstance(spectrum.covariance, Factor):
-        return s, spectrum.projections, ties, lambda rows: dot(basis, rows)
+        to_kernel: Callable = lambda rows: dot(basis, rows)  # noqa: E731
+        return s, spectrum.resolution, spectrum.projections, ties, to_kernel
     if len(s) >= len(basis):
         raise ValueError(
             "expected fewer examples than features for the head of a thin spectrum; "
@@ -138,8 +143,9 @@ def _coordinates(spectrum: Spectrum, tie_break):
     rest = rest / jnp.where(length > 0, length, 1)
     s = jnp.pad(jnp.maximum(s, 0), (1, 0))
     projections = jnp.pad(spectrum.projections, ((1, 0), (0, 0)))
-    to_kernel: Callable = lambda rows: dot(basis, rows[1:]) + rest * rows[:1]  # noqa: E731
-    return s, projections, jnp.concatenate([length, ties]), to_kernel
+    to_kernel = lambda rows: dot(basis, rows[1:]) + rest * rows[:1]  # noqa: E731
+    resolution = jnp.pad(spectrum.resolution, (1, 0), mode="edge")
+    return s, resolution, projections, jnp.concatenate([length, ties]), to_kernel
 
 
 def _differentiable(spectrum, norm_sq, point, inverse, is_met):
@@ -162,7 +168,7 @@ def on_ellipsoid(
     Arguments are those of `on_sphere`.
     """
     frozen = lax.stop_gradient(spectrum)
-    inverse = pseudo_inverse(frozen.eigenvalues)[:, None]
+    inverse = pseudo_inverse(frozen.eigenvalues, frozen.resolution)[:, None]
     kernel = dot(frozen.eigenvectors, frozen.projections * inverse)
     zero = jnp.zeros_like(norm_sq)
     kernel, _ = _differentiable(spectrum, norm_sq, (kernel, zero), inverse, zero > 0)

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float
 from lagrange_jax._checks import require_shapes
 from lagrange_jax.numerics.linalg import dot, eigh, rank_tolerance
 from lagrange_jax.statistics.moments import compute_moments
-from lagrange_jax.statistics.spectrum import Factor, NumBiases, Spectrum
+from lagrange_jax.statistics.spectrum import (
+    Factor,
+    NumBiases,
+    Spectrum,
+    rounding_alone,
+    without,
+)
 
 __all__ = ["decompose_gram"]
 
@@ -60,6 +66,9 @@ def _decompose(features, targets, weights, *, use_bias):
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
     x = _scaled_rows(features.astype(dtype) - mean_x[None], weights, moments.count)
     t = _scaled_rows(targets.astype(dtype) - mean_t[None], weights, moments.count)
+    is_constant = rounding_alone(jnp.sum(x**2, axis=0), mean_x)
+    x = without(x, is_constant[None])
+    t = without(t, rounding_alone(jnp.sum(t**2, axis=0), mean_t)[None])
     eigenvalues, left = eigh(lax.stop_gradient(dot(x, x.T)))
     kept = (eigenvalues > rank_tolerance(eigenvalues))[None]
     roots = jnp.sqrt(jnp.where(kept, eigenvalues[None], 1))
@@ -75,6 +84,7 @@ def _decompose(features, targets, weights, *, use_bias):
         mean_x=mean_x,
         mean_t=mean_t,
         count=moments.count,
+        resolution=jnp.broadcast_to(rank_tolerance(eigenvalues), eigenvalues.shape),
         num_biases=NumBiases(use_bias),
     )
 

@@ -15,7 +15,9 @@ References:
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float
 
 from lagrange_jax._checks import require_real, require_record, require_shapes
@@ -216,7 +218,8 @@ def compute_moments(
 
     Raises:
       TypeError: if an argument is no array of real numbers.
-      ValueError: if ranks or lengths do not agree, or there are no rows.
+      ValueError: if ranks or lengths do not agree, there are no rows, or a weight is
+        visibly negative (where it is traced, the status of the head says so).
 
     Example:
       >>> features = jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
@@ -229,7 +232,7 @@ def compute_moments(
     features, targets = features.astype(dtype), targets.astype(dtype)
     if weights is not None:
         weights = weights.astype(dtype)
-        weights = jnp.where(weights <= 0, 0, weights)  # NaN stays
+        weights = jnp.where(weights < 0, jnp.nan, weights)  # the status tells
         used = (weights != 0)[:, None]
         features = jnp.where(used, features, jnp.zeros((), dtype))
         targets = jnp.where(used, targets, jnp.zeros((), dtype))
@@ -259,3 +262,9 @@ def _check_shapes(features, targets, weights):
             f"expected weights of shape {features.shape[:1]}, one an example; got "
             f"{weights.shape}."
         )
+    if weights is not None and not isinstance(weights, Tracer):
+        if np.any(np.asarray(weights) < 0):
+            raise ValueError(
+                f"expected weights of at least zero; got {np.min(weights)}. To leave "
+                "an example out give it weight zero."
+            )

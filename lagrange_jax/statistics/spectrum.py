@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lagrange_jax._checks import require_record, require_shapes
+from lagrange_jax.numerics.jacobi import orthogonalize_columns
 from lagrange_jax.numerics.linalg import dot, eigh
 from lagrange_jax.statistics.moments import Moments
 
@@ -20,12 +21,17 @@ __all__ = [
     "Factor",
     "NumBiases",
     "Spectrum",
+    "column_variances",
     "covariance_times",
     "decompose",
     "mean_variance",
     "require_spectrum",
-    "smallest_eigenvalue",
 ]
+
+
+# Columns whose variances differ by more than what leaves the smallest this relative
+# accuracy in an ordinary eigendecomposition are taken to be graded.
+GRADED = 1e-3
 
 
 class Factor(NamedTuple):
@@ -64,6 +70,10 @@ class Spectrum(NamedTuple):
       mean_x: mean of the features; zero for a head without bias.
       mean_t: mean of the targets; zero for a head without bias.
       count: total weight N of the examples.
+      resolution: for each direction the eigenvalue at and below which it counts as
+        empty: $\epsilon d$ times the largest eigenvalue, as is usual; where columns
+        differ by orders of magnitude, times the variance $\sum_j S_{jj} q_{ij}^2$ of
+        what the direction is made of.
       num_biases: biases an output that the means were left to, 0 or 1.
     """
 
@@ -76,6 +86,7 @@ class Spectrum(NamedTuple):
     mean_x: Float[Array, " d"]
     mean_t: Float[Array, " k"]
     count: Float[Array, ""]
+    resolution: Float[Array, " m"]
     num_biases: NumBiases = NumBiases(1)
 
 
@@ -88,7 +99,14 @@ def _decompose(moments, use_bias):
         cross = cross + jnp.outer(mean_x, mean_t)
         variance = variance + mean_t**2
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
-    eigenvalues, eigenvectors = eigh(lax.stop_gradient(covariance))
+    is_constant = rounding_alone(jnp.diagonal(covariance), mean_x)
+    covariance = without(covariance, is_constant[:, None] | is_constant[None])
+    is_flat = rounding_alone(variance, mean_t)
+    cross = without(cross, is_constant[:, None] | is_flat[None])
+    variance = without(variance, is_flat)
+    eigenvalues, eigenvectors, resolution = lax.stop_gradient(
+        _eigenpairs(lax.stop_gradient(covariance))
+    )
     return Spectrum(
         eigenvalues,
         eigenvectors,
@@ -99,8 +117,49 @@ def _decompose(moments, use_bias):
         mean_x,
         mean_t,
         moments.count,
+        resolution,
         NumBiases(use_bias),
     )
+
+
+def rounding_alone(variance: Array, mean: Array) -> Bool[Array, " d"]:
+    """Returns whether a variance is that of the rounding of a constant."""
+    return variance <= (8 * jnp.finfo(variance.dtype).eps * mean) ** 2
+
+
+def without(value: Array, is_nothing: Array) -> Array:
+    """Returns the value with some entries zero; the derivative stays as it was."""
+    return value - lax.stop_gradient(jnp.where(is_nothing, value, 0))
+
+
+def _eigenpairs(covariance):
+    """Eigenpairs and their resolution; relative ones where columns are graded."""
+    eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
+    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 0))
+    smallest = jnp.min(jnp.where(scale > 0, scale, jnp.inf))
+    is_graded = eps * d * jnp.max(scale) ** 2 > GRADED * smallest**2
+    is_graded &= jnp.isfinite(jnp.max(scale))
+    s, basis = eigh(covariance)
+    resolution = jnp.broadcast_to(eps * d * jnp.max(jnp.abs(s)), s.shape)
+    refined = lambda: _relative(covariance, scale, basis, is_graded)  # noqa: E731
+    return lax.cond(is_graded, refined, lambda: (s, basis, resolution))
+
+
+def _relative(covariance, scale, basis, is_graded):
+    """Eigenpairs right relative to each eigenvalue, if columns of one scale had them.
+
+    The scaled matrix has a factor without loss, and rotations of its columns keep
+    the digits of the small ones.
+    """
+    eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
+    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    s, q = eigh(inverse[:, None] * covariance * inverse[None])
+    factor = jnp.sqrt(jnp.maximum(s, 0))[:, None] * q.T * scale[None]
+    columns, basis = orthogonalize_columns(factor, basis, is_graded)
+    s = jnp.sum(columns**2, axis=0)
+    order = jnp.argsort(s)
+    s, basis = s[order], basis[:, order]
+    return s, basis, eps * d * jnp.sum((scale[:, None] * basis) ** 2, axis=0)
 
 
 def decompose(moments: Moments, *, use_bias: bool = True) -> Spectrum:
@@ -144,18 +203,14 @@ def covariance_times(
     return dot(spectrum.covariance, kernel)
 
 
+def column_variances(spectrum: Spectrum) -> Float[Array, " d"]:
+    """Returns the variance of each feature."""
+    if isinstance(spectrum.covariance, Factor):
+        return jnp.sum(spectrum.covariance.rows**2, axis=0)
+    return jnp.diagonal(spectrum.covariance)
+
+
 def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:
     """Returns the mean variance of the features; one where all are constant."""
-    if isinstance(spectrum.covariance, Factor):
-        trace = jnp.sum(spectrum.covariance.rows**2)
-    else:
-        trace = jnp.trace(spectrum.covariance)
-    variance = trace / len(spectrum.cross)
+    variance = jnp.sum(column_variances(spectrum)) / len(spectrum.cross)
     return jnp.where(variance == 0, 1, variance)
-
-
-def smallest_eigenvalue(spectrum: Spectrum) -> Float[Array, ""]:
-    """Returns the smallest eigenvalue; a factor of few rows leaves some at zero."""
-    if isinstance(spectrum.covariance, Factor):
-        return jnp.zeros((), spectrum.eigenvalues.dtype)
-    return spectrum.eigenvalues[0]

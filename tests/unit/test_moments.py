@@ -137,12 +137,14 @@ def test_masked_rows_are_never_looked_at():
     assert np.isfinite(gradient).all() and not np.any(gradient[hidden])
 
 
-def test_negative_weights_count_as_zero():
-    features, targets, weights = data()
-    negative = np.where(weights == 0, np.float32(-1), weights)
-    chex.assert_trees_all_equal(
-        compute(features, targets, negative), compute(features, targets, weights)
-    )
+def test_negative_weights_are_refused():
+    features, targets = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    weights = np.array([1, 1, 1, -1], np.float32)
+    with pytest.raises(ValueError, match="weights of at least zero; got -1"):
+        lj.compute_moments(features, targets, weights)
+    moments = compute(features, targets, weights)  # traced
+    head = lj.solve_least_squares(moments, lj.loss_within())
+    assert head.status == lj.Status.INVALID_WEIGHTS
 
 
 @pytest.mark.parametrize("weighted", [False, True])

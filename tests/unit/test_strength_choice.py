@@ -125,6 +125,12 @@ def test_edges_are_told(x64):
         np.testing.assert_allclose(cut.strength, ends[0], 1e-12)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1.0, np.inf)])
+def test_bounds_that_cannot_be_searched_are_refused(x64, bounds):
+    with pytest.raises(ValueError, match="two rising strengths"):
+        choose_strength(spectrum_of(*wide_noise()), bounds=bounds)
+
+
 def test_data_that_call_for_no_head_get_a_kernel_of_zero():
     rng = np.random.default_rng(0)
     signal = np.repeat(rng.normal(size=(20, 4)), 2, axis=0).astype(np.float32)
