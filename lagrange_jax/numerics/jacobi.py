@@ -48,7 +48,7 @@ def orthogonalize_columns(
 
     def sweep(state):
         count, _, pairs = state
-        rotate = lambda _, state: _rotate(*state, len(factor))  # noqa: E731
+        rotate = lambda _, state: _rotate(state[0], state[1], len(factor))  # noqa: E731
         start = (pairs, jnp.zeros((), factor.dtype))
         pairs, worst = lax.fori_loop(0, max(pairs.shape[1] - 1, 1), rotate, start)
         return count + 1, worst, pairs

@@ -5,7 +5,9 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["HeadSolution", "Status", "check", "is_usable"]
@@ -126,8 +128,9 @@ class HeadSolution(NamedTuple):
     status: Int[Array, ""]
 
 
-def is_usable(status: Int[Array, "*b"]) -> Bool[Array, "*b"]:
+def is_usable(status: Int[ArrayLike, "*b"]) -> Bool[Array, "*b"]:
     """Returns whether a kernel of this status may be used: solved, if inaccurately."""
+    status = jnp.asarray(status)
     return (status == Status.SUCCESS) | (status == Status.INACCURATE)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from lagrange_jax.solvers.solution import HeadSolution, Status
+from lagrange_jax.solvers.solution import HeadSolution, Status, is_usable
 
 __all__ = ["all_solved", "warn_unsolved"]
 
@@ -17,18 +17,18 @@ _LOGGER = logging.getLogger("lagrange_jax")
 
 def all_solved(info: Any) -> Bool[Array, ""]:
     """Returns whether all heads in the info of an initialisation are solved."""
-    found = [jnp.all(x.status == Status.SUCCESS) for x in _solutions(info)]
+    found = [jnp.all(is_usable(x.status)) for x in _solutions(info)]
     return jnp.array(found, bool).all()
 
 
 def warn_unsolved(values: Any) -> None:
-    """Logs how many heads in the results of a grid have which status but success."""
+    """Logs how many heads in the results of a grid failed, by status."""
     codes = [np.ravel(x.status) for x in _solutions(values)]
     statuses, counts = np.unique(np.concatenate([[], *codes]), return_counts=True)
     failed = {
         Status(int(status)).name: int(count)
         for status, count in zip(statuses, counts, strict=True)
-        if status != Status.SUCCESS
+        if not is_usable(status)
     }
     if failed and jax.process_index() == 0:
         said = ", ".join(f"{count} {name}" for name, count in failed.items())
