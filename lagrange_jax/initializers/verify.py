@@ -14,7 +14,7 @@ from lagrange_jax.initializers.rows import (
 )
 from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.numerics.linalg import dot
-from lagrange_jax.solvers.solution import HeadSolution, Status
+from lagrange_jax.solvers.solution import HeadSolution, Status, is_usable
 from lagrange_jax.types import Batch, Key, Model, Variables
 
 __all__ = ["place_head", "squared_losses"]
@@ -65,10 +65,10 @@ def place_head(
     bias = None if old.bias is None else solution.bias.astype(old.bias.dtype)
     placed = set_head(model, variables, kernel, bias)
     agrees = _agrees(model, variables, placed, first, key, losses, takes_labels)
-    is_solved = solution.status == Status.SUCCESS
+    is_solved = is_usable(solution.status)
     mismatch = jnp.asarray(Status.MISMATCH, solution.status.dtype)
     status = jnp.where(is_solved & ~agrees, mismatch, solution.status)
-    is_used = status == Status.SUCCESS
+    is_used = is_usable(status)
     keep = lambda new, old: jnp.where(is_used, new, old)  # noqa: E731
     return (
         set_head(

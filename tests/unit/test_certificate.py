@@ -77,10 +77,10 @@ def test_raw_columns_in_single_precision_are_as_in_double():
     features, targets = table(np.float64)
     for found, wanted in zip(single, double, strict=True):
         assert found.status == wanted.status == lj.Status.SUCCESS
-        losses = [
-            np.mean((features @ np.asarray(h.kernel, float) + h.bias - targets) ** 2)
-            for h in (found, wanted)
-        ]
+        losses = []
+        for head in (found, wanted):
+            outputs = features @ np.asarray(head.kernel, float) + np.asarray(head.bias)
+            losses.append(np.mean((outputs - targets) ** 2))
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
         np.testing.assert_allclose(found.objective, wanted.objective, rtol=1e-2)
 
