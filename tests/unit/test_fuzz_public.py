@@ -412,7 +412,7 @@ ELSEWHERE = {
     "writes what to_rows yields": "write_csv",
     "read any pytree": "check summarize",
     "a type": "InitTransform",
-    "no number is wrong": "strength_to_multiplier multiplier_to_strength",
+    "no number is wrong": "is_usable strength_to_multiplier multiplier_to_strength",
 }
 
 
