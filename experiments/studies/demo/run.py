@@ -13,7 +13,6 @@ import optax
 import lagrange_jax as lj
 import lagrange_jax.models.linen
 from experiments.common import record
-from experiments.common.methods import optimal_bias
 from experiments.studies.demo.config import Config
 from experiments.studies.demo.tasks import Task, load_task
 
@@ -29,31 +28,13 @@ LOSSES = {
 METHODS = ("Kaiming", "Xavier", "zero head", "Lagrangian")
 
 
-def _zero_head(task: str) -> lj.InitTransform:
-    """A kernel of zeros and the best bias that it can have."""
-    if task == "diabetes":
-        return optimal_bias(keep_kernel=False)
-
-    def init(key, model, variables, batches):
-        layer = lj.models.get_layer(variables, model.head)
-        classes = layer["kernel"].shape[1]
-        count = batches.fold(
-            lambda total, batch: total + jax.nn.one_hot(batch.targets, classes).sum(0),
-            jnp.zeros(classes),
-        )
-        zero = {"kernel": jnp.zeros_like(layer["kernel"]), "bias": jnp.log(count)}
-        zero["bias"] -= zero["bias"].mean()
-        return lj.models.set_layer(variables, model.head, **zero), None
-
-    return init
-
-
 def make_init(task: str, method: str) -> lj.InitTransform:
     """Returns the start of a network."""
     if method == "Xavier":
         return lj.reinitialize(jax.nn.initializers.glorot_normal())
     kaiming = lj.reinitialize(jax.nn.initializers.he_normal())
-    heads = {"zero head": _zero_head(task), "Lagrangian": LOSSES[task][1]}
+    loss = "cross_entropy" if task == "digits" else "squared_error"
+    heads = {"zero head": lj.zero_head(loss=loss), "Lagrangian": LOSSES[task][1]}
     return lj.chain(kaiming, heads[method]) if method in heads else kaiming
 
 
