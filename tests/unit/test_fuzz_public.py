@@ -407,6 +407,12 @@ ELSEWHERE = {
     "take nothing": "disable_scheduler",
     "take functions and optimisers": "make_objective with_penalty",
     "an inner step, of cross_validated_norm": "choose_norm",
+    "losses, tested with theirs": "from_function huber ordinal poisson quantile "
+    "sigmoid softmax squared_error",
+    "as get_layer and set_layer": "get_head set_head",
+    "as lagrange": "zero_head",
+    "without arguments": "disable_scheduler",
+    "has tests of its refusals": "choose_without_validation",
     "have tests of their refusals": "convert_strength extrapolate_strength loss_curves",
     "inside a mapped axis only": "all_reduce_moments",
     "writes what to_rows yields": "write_csv",
