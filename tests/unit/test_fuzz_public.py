@@ -412,7 +412,7 @@ ELSEWHERE = {
     "as get_layer and set_layer": "get_head set_head",
     "as lagrange": "zero_head",
     "without arguments": "disable_scheduler",
-    "has tests of its refusals": "choose_without_validation",
+    "have refusals of their own": "choose_without_validation stein_risk",
     "have tests of their refusals": "convert_strength extrapolate_strength loss_curves",
     "inside a mapped axis only": "all_reduce_moments",
     "writes what to_rows yields": "write_csv",
