@@ -9,6 +9,7 @@ $\mu \ge 0$ is; our head's loss, computed in float64, lies above it.
 
 import argparse
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
 import lagrange_jax as lj
+from experiments.benchmarks import timing
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 MODULE = "experiments.benchmarks.convex_robustness"

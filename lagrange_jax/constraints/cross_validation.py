@@ -31,7 +31,7 @@ from lagrange_jax.ridge.path import multiplier_to_strength, norm_of_strength
 from lagrange_jax.solvers.examples import ExampleStatistics, example_statistics
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.path import mean_loss
-from lagrange_jax.solvers.solution import Status
+from lagrange_jax.solvers.solution import is_usable
 from lagrange_jax.types import Batch, Key
 
 __all__ = ["choose_norm", "cross_validated_norm"]
@@ -161,7 +161,7 @@ def choose_norm(
 
         def validate(head):
             value = mean_loss(unseen, plain, head, BLOCK_SIZE)[0]
-            return jnp.where(head.status == Status.SUCCESS, value, jnp.nan)
+            return jnp.where(is_usable(head.status), value, jnp.nan)
 
         counts = (train.weights > 0).any() & (unseen.weights > 0).any()
         share = jnp.where(counts, unseen.weights.sum(), 0)

@@ -107,6 +107,7 @@ def status_of(
     failures = {
         **causes,
         Status.NOT_CONVERGED: ~is_solved,
+        Status.NOT_GLOBAL: ~jnp.all(rows["is_global"]),
         Status.INACCURATE: jnp.sum(bound) > INACCURATE_SHARE * unit,
     }
     codes = [jnp.int32(code) for code in failures]

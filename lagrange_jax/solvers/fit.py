@@ -39,11 +39,11 @@ from lagrange_jax.numerics.lbfgs import minimize
 from lagrange_jax.numerics.linalg import column_length, dot
 from lagrange_jax.numerics.newton import minimize_newton
 from lagrange_jax.numerics.search import Point
-from lagrange_jax.solvers.class_certificate import (
+from lagrange_jax.solvers.convex_certificate import (
     bias_residual,
+    convex_status,
     excess_residual,
     kkt_rows,
-    status_of_classes,
 )
 from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
 from lagrange_jax.solvers.examples import ExampleStatistics
@@ -126,13 +126,14 @@ def fit_head(
     proven = rows["gap_bound"] <= tolerance * jnp.abs(risk.loss)
     rows["is_global"] |= proven
     residual = excess_residual(rows, risk.loss, drift)
-    return HeadSolution(
+    solution = dict(
         kernel=kernel,
         bias=bias - dot(spectrum.mean_x, kernel),
         objective=risk.loss,
-        status=status_of_classes(statistics, usable, rows, residual, tolerance),
         **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
     )
+    status = convex_status(statistics, usable, solution, residual, tolerance)
+    return HeadSolution(**solution, status=status)
 
 
 class _Problem(NamedTuple):

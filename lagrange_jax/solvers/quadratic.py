@@ -30,7 +30,13 @@ from lagrange_jax.statistics.spectrum import (
     mean_variance,
 )
 
-__all__ = ["certificate", "metric_norm_sq", "objective", "quadratic_status"]
+__all__ = [
+    "certificate",
+    "inside_of",
+    "metric_norm_sq",
+    "objective",
+    "quadratic_status",
+]
 
 # In units of eps: rounding of a norm over a thousand entries, with room to spare,
 NORM_TOLERANCE = 64

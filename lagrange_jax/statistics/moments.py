@@ -14,6 +14,7 @@ References:
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -229,9 +230,9 @@ def compute_moments(
     """
     _check_shapes(features, targets, weights)
     dtype = _accumulation_dtype(features, targets)
-    features, targets = features.astype(dtype), targets.astype(dtype)
+    features, targets = (jnp.asarray(x).astype(dtype) for x in (features, targets))
     if weights is not None:
-        weights = weights.astype(dtype)
+        weights = jnp.asarray(weights).astype(dtype)
         weights = jnp.where(weights < 0, jnp.nan, weights)  # the status tells
         used = (weights != 0)[:, None]
         features = jnp.where(used, features, jnp.zeros((), dtype))
@@ -241,7 +242,8 @@ def compute_moments(
 
 def _accumulation_dtype(*arrays):
     """Double precision if any array has it, else float32, also for halves."""
-    return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
+    is_double = any(a.dtype == jnp.float64 for a in arrays)
+    return jax.dtypes.canonicalize_dtype(jnp.float64 if is_double else jnp.float32)
 
 
 def _check_shapes(features, targets, weights):

@@ -13,8 +13,8 @@ ROOT = Path(lj.__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_extensions"))
 
-import api_pages  # noqa: E402
-import mathml  # noqa: E402
+api_pages = importlib.import_module("api_pages")
+mathml = importlib.import_module("mathml")
 
 PACKAGES = [path.parent.name for path in Path(lj.__file__).parent.glob("*/__init__.py")]
 PROMISED = {

@@ -229,6 +229,7 @@ def test_a_frozen_part_of_a_wrapped_layer_is_offset(key):
     low_rank = jax.tree.map(jnp.ones_like, variables["params"]["head"]["lora"])
     variables["params"]["head"]["lora"] = low_rank
     tap = model.taps(variables, x, key)[("head",)]
+    assert tap.offset is not None
     expected = tap.inputs @ low_rank["lora_a"] @ low_rank["lora_b"]
     np.testing.assert_allclose(tap.offset, expected, rtol=1e-5)
     np.testing.assert_allclose(

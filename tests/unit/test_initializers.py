@@ -135,7 +135,7 @@ class TestLagrange:
             model = lagrange_jax.models.linen.as_model(
                 Normalised(),
                 INPUTS[:1],
-                features=features,
+                tap_mode=features,
                 train_kwargs={"train": True},
             )
             variables, info = lj.initialize(key, model, solve, (INPUTS, TARGETS))
@@ -303,7 +303,7 @@ def test_an_ensemble_by_vmap_is_a_loop_over_seeds(model):
 
 def test_one_trace_serves_all_seeds(model):
     chex.clear_trace_counter()
-    init: Any = chex.assert_max_traces(SOLVE, n=1)
+    init: Any = chex.assert_max_traces(lambda *args: SOLVE(*args), n=1)
     for seed in range(3):
         lj.initialize(jax.random.key(seed), model, init, (INPUTS, TARGETS))
 

@@ -36,6 +36,11 @@ BELOW_ROUNDING = {
     ),
     np.float64: ("condition_1e8",),
 }
+# Families whose certificate is loose in this precision at 300 times the free norm.
+UNCERTAIN = {
+    np.float32: (*BELOW_ROUNDING[np.float32], "few_rows"),
+    np.float64: BELOW_ROUNDING[np.float64],
+}
 # The tie-break may act on directions below rounding: an extra factor, measured 2e-6.
 SLACK = {"condition_1e4": 2, "condition_1e8": 2}
 
@@ -113,8 +118,8 @@ class TestFamilies:
             unit = rounding * SLACK.get(family, 1)
         assert (gap / unit)[rows(family)].max() <= LIMIT[dtype]
         status = solution.status[rows(family)]
-        if family in BELOW_ROUNDING[dtype]:  # at huge norms, and told
-            assert np.all(lj.solvers.is_usable(status))
+        assert np.all(lj.solvers.is_usable(status))
+        if family in UNCERTAIN[dtype]:  # at huge norms, and told
             status = status[:, :4]
         assert np.all(status == lj.Status.SUCCESS)
         assert np.all(solution.is_global[rows(family)])

@@ -1,6 +1,7 @@
 """The Linen adapter over the kinds of module people write."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -169,7 +170,7 @@ KINDS = {
 
 
 @functools.cache
-def build(kind, features="inference"):
+def build(kind, features: Any = "inference"):
     module, shape, head = KINDS[kind]
     x = jax.random.normal(jax.random.key(1), shape)
     trains = kind in ("noisy", "recorder")

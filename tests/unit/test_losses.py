@@ -228,7 +228,7 @@ def test_negative_weights_and_traced_smoothing_are_not_taken():
         return lj.solve_convex(data, norm, loss=loss, num_outputs=2).status
 
     traced = jax.jit(solve)
-    assert traced(weights, 0.0) == lj.Status.INVALID_TARGETS
+    assert traced(weights, 0.0) == lj.Status.INVALID_WEIGHTS
     assert traced(np.abs(weights), 2.0) == lj.Status.INVALID_TARGETS
 
 

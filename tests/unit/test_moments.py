@@ -138,8 +138,8 @@ def test_masked_rows_are_never_looked_at():
 
 
 def test_negative_weights_are_refused():
-    features, targets = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
-    weights = np.array([1, 1, 1, -1], np.float32)
+    features, targets = jnp.ones((4, 2)), jnp.ones((4, 1))
+    weights = jnp.array([1.0, 1.0, 1.0, -1.0])
     with pytest.raises(ValueError, match="weights of at least zero; got -1"):
         lj.compute_moments(features, targets, weights)
     moments = compute(features, targets, weights)  # traced

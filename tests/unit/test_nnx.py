@@ -1,6 +1,7 @@
 """The NNX adapter over the kinds of module people write."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -126,7 +127,7 @@ KINDS = {
 
 
 @functools.cache
-def build(kind, features="inference"):
+def build(kind, features: Any = "inference"):
     make, shape, head = KINDS[kind]
     x = jax.random.normal(jax.random.key(1), shape)
     model = lj_nnx.as_model(make, x, tap_mode=features)

@@ -1,5 +1,7 @@
 """The network's own loss is compared with the one that was solved for."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def linear_model(scale=1.0, dtype=jnp.float32):
         outputs = inputs.astype(dtype) @ layer["kernel"] + layer["bias"][None]
         return outputs.astype(jnp.float32)
 
-    def taps(variables, inputs, key):
+    def taps(variables, inputs, key) -> dict[Any, Any]:
         return {("head",): lj.types.Tap(inputs, head(variables, inputs))}
 
     def apply(variables, inputs):

@@ -7,14 +7,13 @@ batch normalisation over a named axis, heads called twice or inside a loop.
 import functools
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax import nnx
+from flax import nnx, struct
 from flax.training import train_state
 
 import lagrange_jax as lj
@@ -140,7 +139,7 @@ class BigVision(nn.Module):
         return logits, out
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class ClassifierOutput:
     logits: Any
     hidden_states: Any = None

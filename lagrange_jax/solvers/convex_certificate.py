@@ -1,4 +1,4 @@
-"""Evidence that a head solved for cross-entropy is right: residual, bound, status."""
+"""Evidence that a head solved by search is right: residual, bound, status."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.numerics.linalg import column_length, column_sum
+from lagrange_jax.solvers.certificate import (
+    gap_bound,
+    is_finite,
+    relative_residual,
+    status_of,
+)
 from lagrange_jax.solvers.coordinates import ON_SPHERE
 from lagrange_jax.solvers.examples import ExampleStatistics
 from lagrange_jax.solvers.risk import Risk
 from lagrange_jax.solvers.solution import Status
 
-__all__ = ["bias_residual", "excess_residual", "kkt_rows", "status_of_classes"]
+__all__ = ["bias_residual", "convex_status", "excess_residual", "kkt_rows"]
 
 # A part of the kernel that no probability depends on counts as filled in beyond this.
 FREE_SHARE = 1e-2
@@ -33,9 +39,8 @@ def kkt_rows(
 ) -> dict[str, Array]:
     r"""Returns what a `HeadSolution` says of each norm.
 
-    For a kernel of the norm and any other in the ball, convexity gives
-    $L(W) - L(V) \le \langle \nabla L + 2 \mu W, W - V \rangle$ for every $\mu \ge 0$,
-    hence the bound $2 \sqrt c \, \|\nabla L + 2 \mu W\|$.
+    The bound is that of `certificate` with $\lambda_\text{min} = 0$, at the multiplier
+    or at zero where that is negative.
 
     Args:
       statistics: of the examples.
@@ -61,15 +66,16 @@ def kkt_rows(
     size = column_length(statistics.spectrum.cross, norm_sq) + least
     size += jnp.abs(strength) * length
     drift = bias_residual(statistics, loss)
-    relative = lambda x: column_length(x, norm_sq) / size  # noqa: E731
-    shrinking = loss.kernel + jnp.maximum(strength, 0) * kernel
+    price = jnp.maximum(strength, 0) / 2
+    residual = loss.kernel + strength * kernel
+    shrinking = loss.kernel / 2 + price * kernel
     return dict(
         multiplier=strength / 2,
         norm_sq=length_sq,
-        stationarity=jnp.maximum(relative(loss.kernel + strength * kernel), drift),
+        stationarity=jnp.maximum(relative_residual(residual, size), drift),
         norm_error=jnp.where(is_met, jnp.abs(length_sq / norm_sq - 1), 0),
-        gap_bound=2 * jnp.sqrt(norm_sq) * column_length(shrinking, norm_sq),
-        is_global=relative(shrinking) <= tolerance,
+        gap_bound=gap_bound(shrinking, price, norm_sq),
+        is_global=relative_residual(2 * shrinking, size) <= tolerance,
         is_hard_case=_free_share(kernel, norm_sq, length_sq, can_fill) > FREE_SHARE,
     )
 
@@ -110,31 +116,34 @@ def _free_share(kernel, norm_sq, length_sq, can_fill):
     return free / jnp.where(length_sq > 0, length_sq, 1)
 
 
-def status_of_classes(
+def convex_status(
     statistics: ExampleStatistics,
     usable: Bool[Array, "1 m"],
-    rows: Mapping[str, Array],
+    solution: Mapping[str, Array],
     residual: Float[Array, ""],
     tolerance: Float[Array, ""] | float,
 ) -> Int[Array, ""]:
-    """Returns the first thing that went wrong, causes before their effects.
+    """Returns the status of a head that was searched for.
 
     Args:
       statistics: of the examples.
-      usable: whether each wanted norm is positive and finite.
-      rows: from `kkt_rows`.
+      usable: whether each wanted norm is a finite number and not negative.
+      solution: fields of a `HeadSolution`.
       residual: from `excess_residual`.
       tolerance: of the residual.
     """
     spectrum = statistics.spectrum
-    is_finite = lambda x: jnp.isfinite(jnp.sum(x))  # noqa: E731
-    failures = {
+    causes = {
+        Status.INVALID_WEIGHTS: jnp.isnan(spectrum.count),
         Status.NO_DATA: spectrum.count <= 0,
         Status.NONFINITE_FEATURES: ~is_finite(spectrum.covariance),
         Status.INVALID_TARGETS: statistics.num_invalid > 0,
         Status.INVALID_NORM: ~usable.all(),
-        Status.NOT_CONVERGED: ~(residual <= tolerance),
-        Status.NOT_GLOBAL: ~rows["is_global"].all(),
     }
-    codes = [jnp.int32(code) for code in failures]
-    return jnp.select(list(failures.values()), codes, jnp.int32(Status.SUCCESS))
+    return status_of(
+        causes,
+        {**solution, "stationarity": residual},
+        tolerance=tolerance,
+        norm_tolerance=ON_SPHERE,
+        unit=jnp.maximum(jnp.abs(solution["objective"]), spectrum.variance.sum()),
+    )
