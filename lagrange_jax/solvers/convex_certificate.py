@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -136,7 +137,7 @@ def convex_status(
     causes = {
         Status.INVALID_WEIGHTS: jnp.isnan(spectrum.count),
         Status.NO_DATA: spectrum.count <= 0,
-        Status.NONFINITE_FEATURES: ~is_finite(spectrum.covariance),
+        Status.NONFINITE_FEATURES: ~is_finite(*jax.tree.leaves(spectrum.covariance)),
         Status.INVALID_TARGETS: statistics.num_invalid > 0,
         Status.INVALID_NORM: ~usable.all(),
     }

@@ -75,6 +75,8 @@ def certificate(
     top = jnp.max(jnp.abs(s)) + jnp.abs(multiplier)
     size = column_length(cross, norm_sq) + top * column_length(kernel, norm_sq)
     unit = jnp.sqrt(spectrum.resolution / (eps * len(s)))
+    # Dead features have none: what leaks into them is measured in that of the others.
+    unit = jnp.maximum(unit, eps * jnp.max(unit))
     # A moment is known to some eps of the variances that it is made of.
     spread = jnp.sqrt(column_variances(spectrum))[:, None] * kernel
     spread = column_length(spread, cross[:1])
@@ -98,7 +100,9 @@ def certificate(
             inside = jnp.concatenate([inside, rest])
             lowest = jnp.concatenate([lowest, multiplier])
             slack = jnp.concatenate([slack, jnp.max(slack, 0, keepdims=True)])
-        bound = gap_bound(inside, lowest - slack, norm_sq)
+        # A covariance has no negative eigenvalue, whatever rounding says.
+        curvature = jnp.maximum(lowest - slack, multiplier)
+        bound = gap_bound(inside, curvature, norm_sq)
     else:
         lowest = mean_variance(spectrum) + multiplier
         slack = 2 * eps * len(cross) ** 0.5 * (top + mean_variance(spectrum))

@@ -106,11 +106,12 @@ def test_an_output_that_does_not_vary_costs_the_others_nothing(constraint, route
     targets = features @ rng.normal(size=(d, 3)) + 0.5 * rng.normal(size=(n, 3))
     targets[:, 1] = 0.1
     targets = targets.astype(np.float32)
-    head = lj.solve_least_squares(
-        spectrum_of(features, targets, route=route), constraint
-    )
+    # Fewer rows than columns leave a direction free: the same fills it in both.
+    tie_break = rng.normal(size=(d, 3)).astype(np.float32)
+    whole = spectrum_of(features, targets, route=route)
+    head = lj.solve_least_squares(whole, constraint, tie_break=tie_break)
     rest = spectrum_of(features, targets[:, ::2], route=route)
-    wanted = lj.solve_least_squares(rest, constraint)
+    wanted = lj.solve_least_squares(rest, constraint, tie_break=tie_break[:, ::2])
     assert head.status == lj.Status.SUCCESS
     np.testing.assert_allclose(head.kernel[:, ::2], wanted.kernel, atol=1e-4)
     assert not np.any(head.kernel[:, 1])
@@ -171,3 +172,15 @@ def test_the_norm_of_a_head_without_bias_is_that_of_brute_force(x64, criterion):
     head = lj.solve_least_squares(spectrum, at_strength(criterion))
     assert head.status == lj.Status.SUCCESS
     np.testing.assert_allclose(head.norm_sq[0], best[1], rtol=1e-3)
+
+
+def test_dead_features_do_not_loosen_the_bound():
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(size=(500, 32)) - 0.5, 0).astype(np.float32)
+    features[:, ::8] = 0
+    targets = features @ rng.normal(size=(32, 3)) + rng.normal(size=(500, 3)) / 2
+    head = lj.solve_least_squares(
+        spectrum_of(features, targets.astype(np.float32)), lj.loss_within()
+    )
+    assert head.status == lj.Status.SUCCESS
+    assert np.all(head.gap_bound <= 1e-5 * targets.var(0))
