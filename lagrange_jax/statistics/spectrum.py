@@ -124,7 +124,9 @@ def _decompose(moments, use_bias):
 
 def rounding_alone(variance: Array, mean: Array) -> Bool[Array, " d"]:
     """Returns whether a variance is that of the rounding of a constant."""
-    return variance <= (8 * jnp.finfo(variance.dtype).eps * mean) ** 2
+    # By roots: what overflows is not constant.
+    spread = jnp.sqrt(jnp.maximum(variance, 0))
+    return spread <= jnp.finfo(variance.dtype).eps * jnp.abs(mean)
 
 
 def without(value: Array, is_nothing: Array) -> Array:

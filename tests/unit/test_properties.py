@@ -85,12 +85,14 @@ def certified(arrays, norm_sq, solution):
     largest = np.abs(moments.cov_xx).max() or np.longdouble(1)
     quadratic = oracles.diagonalise(moments.cov_xx / largest, moments.cov_xt / largest)
     gap = largest * oracles.optimality_gap(quadratic, solution.kernel)
-    assert np.all(gap <= solution.gap_bound + np.finfo(np.float32).tiny)
     # The data themselves are known to rounding only.
     used = weights > 0
     x, t = np.abs(features[used]).max(), np.abs(targets[used]).max()
+    share = features.shape[1] * (32 * EPS) ** 2  # what counts as constant, with room
+    rounding = share * (norm_sq * x**2 + t**2) + np.finfo(np.float32).tiny
+    assert np.all(gap <= solution.gap_bound + rounding)
     unit = moments.var_t + norm_sq * largest * features.shape[1]
-    assert np.all(gap <= 32 * EPS * (unit + EPS * (norm_sq * x**2 + t**2)))
+    assert np.all(gap <= 64 * EPS * (unit + EPS * (norm_sq * x**2 + t**2)))
 
 
 @pytest.mark.parametrize("route", ["eigh", "thin"])
@@ -104,6 +106,9 @@ def test_a_head_is_certified_or_has_a_status(route, arrays, exponent):
     solution = jax.tree.map(np.asarray, solution)
     if solution.status == lj.Status.SUCCESS:
         certified(arrays, norm_sq, solution)
+    elif lj.solvers.is_usable(solution.status):
+        with pytest.warns(UserWarning, match="1 of 1"):
+            lj.check(solution)
     else:
         assert lj.Status(int(solution.status)).message
         with pytest.raises(ValueError, match="1 of 1"):
@@ -157,7 +162,7 @@ def test_parameters_are_solved_or_left_alone(name, arrays):
     )
     found, random = variables["params"], model.init(key)["params"]
     assert all(np.all(np.isfinite(leaf)) for leaf in found.values())
-    if info.status == lj.Status.SUCCESS:
+    if lj.solvers.is_usable(info.status):
         np.testing.assert_array_equal(found["kernel"], info.kernel)
     else:
         np.testing.assert_array_equal(found["kernel"], random["kernel"])
@@ -202,7 +207,8 @@ def certified_classes(features, labels, weights, solution):
     cross = centred.T @ (a[:, None] * targets)
     size = np.linalg.norm(cross) + np.linalg.norm(pull)
     residual = np.linalg.norm(gradient + pull)
-    assert residual <= 2e-5 * size + rounding * np.abs(centred).max()
+    is_small = residual <= 2e-5 * size + rounding * np.abs(centred).max()
+    assert is_small or solution.gap_bound <= 2e-5 * abs(solution.objective)
 
 
 NORM_SQ = 4.0
@@ -218,10 +224,11 @@ def test_a_class_head_is_certified_or_left_alone(arrays):
     model, key = MODELS[features.shape[1], k], jax.random.key(0)
     variables, info = lj.initialize(key, model, CLASSES, (features, labels, weights))
     found, random = variables["params"], model.init(key)["params"]
-    if info.status == lj.Status.SUCCESS:
+    if lj.solvers.is_usable(info.status):
         np.testing.assert_array_equal(found["kernel"], info.kernel)
         info = jax.tree.map(np.asarray, info)
-        certified_classes(features, labels, weights, info)
+        if info.status == lj.Status.SUCCESS:
+            certified_classes(features, labels, weights, info)
     else:
         np.testing.assert_array_equal(found["kernel"], random["kernel"])
         np.testing.assert_array_equal(found["bias"], random["bias"])

@@ -179,7 +179,9 @@ def local_slopes(curves: Curves, rule: str, split: int) -> tuple[Law, Law, float
     strength = fit_law(curves, rule).strength
     known = np.isfinite(strength)
     logs = np.log(curves.sizes[known]), np.log(strength[known])
-    return *halves, float(np.polyfit(*logs, 2)[0])
+    # Three points say nothing of a bend beside their scatter.
+    bend = np.polyfit(*logs, 2)[0] if known.sum() > 3 else np.nan
+    return *halves, float(bend)
 
 
 def _without_each(values: np.ndarray) -> list[np.ndarray]:

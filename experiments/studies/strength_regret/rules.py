@@ -142,12 +142,14 @@ def regrets(family: Family, prior: Exponent | None) -> dict[str, Regret]:
     curves, last = family.curves, family.curves.losses[:, -1]
     grid, num_seeds = np.log(curves.strengths), last.shape[1]
     best = grid[np.nanargmin(last.mean(1))]
-    gain = last[0].mean() - last.mean(1).min()
+    # Where no penalty is best there is nothing to regret a share of.
+    gain = last[0].mean() - last.mean(1).min() or np.nan
     found = {}
     for name, (rule, compute) in _rules(family, prior).items():
         losses = []
         for j in range(num_seeds):
-            at = np.clip(np.log(rule(j)), grid[0], grid[-1])
+            with np.errstate(divide="ignore"):  # no penalty: the end of the grid
+                at = np.clip(np.log(rule(j)), grid[0], grid[-1])
             chosen, least = np.interp([at, best], grid, last[:, j])
             losses.append(chosen - least)
         mean, error = np.mean(losses), stats.sem(losses)
