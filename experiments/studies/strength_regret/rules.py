@@ -143,7 +143,7 @@ def regrets(family: Family, prior: Exponent | None) -> dict[str, Regret]:
     grid, num_seeds = np.log(curves.strengths), last.shape[1]
     best = grid[np.nanargmin(last.mean(1))]
     # Where no penalty is best there is nothing to regret a share of.
-    gain = last[0].mean() - last.mean(1).min() or np.nan
+    gain = float(last[0].mean() - last.mean(1).min()) or float("nan")
     found = {}
     for name, (rule, compute) in _rules(family, prior).items():
         losses = []
@@ -155,7 +155,7 @@ def regrets(family: Family, prior: Exponent | None) -> dict[str, Regret]:
         mean, error = np.mean(losses), stats.sem(losses)
         half = stats.t.ppf(0.975, num_seeds - 1) * error
         found[name] = Regret(
-            100 * mean / gain,
+            float(100 * mean / gain),
             100 * half / gain,
             100 * mean / last.mean(1).min(),
             compute,
