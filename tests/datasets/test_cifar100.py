@@ -162,6 +162,15 @@ def test_parquet_serves_where_array_record_is_not(tmp_path, monkeypatch):
     assert list(tmp_path.glob("c/cifar100/blocks/1.0.0/*.parquet*"))
 
 
+def test_the_environment_names_the_folder_after_tfds_was_imported(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "c"))
+    write_archive(tmp_path)
+    check_splits(load_cifar100(manual_dir=tmp_path))
+    assert (tmp_path / "c" / "cifar100").is_dir()
+
+
 def test_one_image_is_enough(tmp_path):
     rows = {name: some[:1] for name, some in ROWS.items()}
     archive = read_archive(write_archive(tmp_path, make_members(rows)))

@@ -42,6 +42,13 @@ def _prepare(builder: Any, manual_dir: Path | None) -> None:
             raise
 
 
+def _find_data_dir(data_dir: str | os.PathLike | None) -> str | None:
+    """TFDS reads the environment variable once, when it is imported."""
+    if data_dir is None:
+        return os.environ.get("TFDS_DATA_DIR") or None
+    return os.fspath(data_dir)
+
+
 def prepared_builder(
     name: str,
     config: str,
@@ -69,7 +76,7 @@ def prepared_builder(
     make = functools.partial(
         module.Builder,
         config=config,
-        data_dir=None if data_dir is None else os.fspath(data_dir),
+        data_dir=_find_data_dir(data_dir),
         file_format=_file_format(),
         **builder_kwargs,
     )
@@ -97,7 +104,7 @@ def find_foreign(name: str, data_dir: str | os.PathLike | None = None) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils import file_utils
 
-    roots = file_utils.list_data_dirs(None if data_dir is None else os.fspath(data_dir))
+    roots = file_utils.list_data_dirs(_find_data_dir(data_dir))
     infos = [
         path
         for root in roots
