@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lagrange_jax._checks import require_real
+from lagrange_jax.losses.reading import as_columns, as_number
 from lagrange_jax.losses.record import Kind, Loss, Start, Targets
 
 __all__ = [
@@ -99,20 +100,11 @@ def without_smoothing(loss: Loss) -> Loss:
 
 
 def _parameters(label_smoothing, class_weights=None, positive_weights=None):
-    _require_smoothing(label_smoothing)
+    as_number("label_smoothing", label_smoothing, 0, 1, least=True)
     weights = dict(class_weights=class_weights, positive_weights=positive_weights)
     return ClassParameters(
         label_smoothing, *(_weights(name, value) for name, value in weights.items())
     )
-
-
-def _require_smoothing(value: Any) -> None:
-    """Raises unless a label smoothing that is known lies in [0, 1)."""
-    shape = require_real("label_smoothing", value)
-    if shape:
-        raise ValueError(f"expected label_smoothing as a number; got shape {shape}.")
-    if not isinstance(value, Tracer) and not 0 <= float(value) < 1:
-        raise ValueError(f"expected label_smoothing in [0, 1); got {value}.")
 
 
 def _weights(name, value):
@@ -147,14 +139,9 @@ def _read_classes(p, targets, k, dtype):
         is_valid = is_whole & (labels >= 0) & (labels < k)
         targets = jax.nn.one_hot(labels, k, dtype=dtype)
     else:
-        targets = targets[:, None] if targets.ndim == 1 else targets
-        targets = targets.astype(dtype)
+        wanted = "integer labels [n] or probabilities"
+        targets = as_columns(targets, k, dtype, wanted)
         is_valid = jnp.all((targets >= 0) & (targets <= 1 + SUM_TOLERANCE), 1)
-    if targets.shape[1:] != (k,):
-        raise ValueError(
-            f"expected integer labels [n] or probabilities [n, {k}], as the "
-            f"head has {k} outputs; got {targets.dtype}{list(targets.shape)}."
-        )
     smoothing = jnp.asarray(p.label_smoothing, dtype)
     is_valid &= (smoothing >= 0) & (smoothing < 1)
     return targets, is_valid, smoothing

@@ -14,8 +14,8 @@ import numpy as np
 from jax.core import Tracer
 
 from lagrange_jax._checks import require_real
+from lagrange_jax.losses.reading import read_real
 from lagrange_jax.losses.record import Kind, Loss, Start, Targets
-from lagrange_jax.losses.regression import read_real
 
 __all__ = ["ordinal"]
 

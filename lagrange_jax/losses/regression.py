@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from lagrange_jax._checks import require_real
+from lagrange_jax.losses.reading import as_number, read_real
 from lagrange_jax.losses.record import Kind, Loss, Start, Targets
 
-__all__ = ["huber", "poisson", "quantile", "read_real", "squared_error"]
+__all__ = ["huber", "poisson", "quantile", "squared_error"]
 
 
 class _Scale(NamedTuple):
@@ -63,7 +62,7 @@ def huber(delta: Any = 1.0) -> Loss:
     Raises:
       ValueError: if delta is not positive.
     """
-    return Loss(HUBER, _Scale(_number("delta", delta, 0, np.inf)))
+    return Loss(HUBER, _Scale(as_number("delta", delta, 0, np.inf)))
 
 
 def quantile(level: Any = 0.5, *, smoothing: Any) -> Loss:
@@ -83,8 +82,10 @@ def quantile(level: Any = 0.5, *, smoothing: Any) -> Loss:
     Raises:
       ValueError: if the level is outside (0, 1) or the smoothing is not positive.
     """
-    level = _number("level", level, 0, 1)
-    return Loss(QUANTILE, _Quantile(level, _number("smoothing", smoothing, 0, np.inf)))
+    values = _Quantile(
+    return Loss(
+        QUANTILE, _Quantile(level, as_number("smoothing", smoothing, 0, np.inf))
+    )
 
 
 def poisson() -> Loss:
@@ -94,27 +95,6 @@ def poisson() -> Loss:
     exposure enters as the offset of its logarithm.
     """
     return Loss(POISSON)
-
-
-def _number(name, value, low, high):
-    """Returns a scalar; raises ValueError where it is known to be out of range."""
-    if require_real(name, value) != ():
-        raise ValueError(f"expected {name} as a number; got shape {np.shape(value)}.")
-    if not isinstance(value, Tracer) and not low < float(value) < high:
-        raise ValueError(f"expected {name} in ({low}, {high}); got {value}.")
-    return value
-
-
-def read_real(p, targets, k, dtype) -> Targets:
-    """Returns real targets as `[n, k]`; those that are not finite are invalid."""
-    targets = targets[:, None] if targets.ndim == 1 else targets
-    if targets.shape[1:] != (k,):
-        raise ValueError(
-            f"expected targets [n, {k}], as the head has {k} outputs; got "
-            f"{targets.dtype}{list(targets.shape)}."
-        )
-    targets = targets.astype(dtype)
-    return Targets(targets, jnp.isfinite(targets).all(1))
 
 
 def _real_outputs(targets):

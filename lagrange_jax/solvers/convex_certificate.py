@@ -35,6 +35,7 @@ def kkt_rows(
     loss: Risk,
     norm_sq: Float[Array, "1 m"],
     on_sphere: Bool[Array, ""],
+    factor: Float[Array, "1 m"] | float,
     tolerance: Float[Array, ""] | float,
     can_fill: bool,
 ) -> dict[str, Array]:
@@ -49,6 +50,7 @@ def kkt_rows(
       loss: its loss and gradient; that of a fixed bias is zero.
       norm_sq: the wanted norm $c$.
       on_sphere: whether the norm is to be met; else it is a bound.
+      factor: one, or zero where the only kernel allowed is zero, which is optimal.
       tolerance: residual up to which a negative multiplier counts as zero.
       can_fill: whether a vector added to all columns changes nothing.
 
@@ -70,13 +72,15 @@ def kkt_rows(
     price = jnp.maximum(strength, 0) / 2
     residual = loss.kernel + strength * kernel
     shrinking = loss.kernel / 2 + price * kernel
+    bound = factor * gap_bound(shrinking, price, norm_sq)
+    is_global = factor * relative_residual(2 * shrinking, size) <= tolerance
     return dict(
         multiplier=strength / 2,
         norm_sq=length_sq,
-        stationarity=jnp.maximum(relative_residual(residual, size), drift),
+        stationarity=jnp.maximum(factor * relative_residual(residual, size), drift),
         norm_error=jnp.where(is_met, jnp.abs(length_sq / norm_sq - 1), 0),
-        gap_bound=gap_bound(shrinking, price, norm_sq),
-        is_global=relative_residual(2 * shrinking, size) <= tolerance,
+        gap_bound=bound,
+        is_global=is_global | (_share(bound, loss.loss) <= tolerance),
         is_hard_case=_free_share(kernel, norm_sq, length_sq, can_fill) > FREE_SHARE,
     )
 
@@ -95,8 +99,13 @@ def excess_residual(
     bound proves that its loss is: rounding may keep the residual of a nearly
     stationary start from falling.
     """
-    proven = rows["gap_bound"].sum() / jnp.where(loss != 0, jnp.abs(loss), 1)
+    proven = _share(rows["gap_bound"].sum(), loss)
     return jnp.minimum(rows["stationarity"].max(), jnp.maximum(proven, drift))
+
+
+def _share(bound, loss):
+    """A bound as a part of the loss: at most the tolerance, it proves a head right."""
+    return bound / jnp.where(loss != 0, jnp.abs(loss), 1)
 
 
 def _scales(statistics):

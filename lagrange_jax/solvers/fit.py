@@ -91,49 +91,27 @@ def fit_head(
     Returns:
       The `HeadSolution`.
     """
-    spectrum = statistics.spectrum
-    (d, k), dtype = spectrum.cross.shape, spectrum.cross.dtype
+    dtype = statistics.spectrum.cross.dtype
     if tolerance is None:
         tolerance = 1e-8 if dtype == jnp.float64 else 1e-5
     wanted = norm_sq.astype(dtype).reshape(1, -1)
-    usable, is_zero = jnp.isfinite(wanted) & (wanted >= 0), wanted == 0
-    wanted = jnp.where(usable & ~is_zero, wanted, 1)
-    require_tie_break(tie_break, (d, k))
-    tie_break = unit_tie_break(tie_break, (d, k), dtype)
-    coordinates, kernel = make_coordinates(spectrum, statistics.curvature, wanted)
-    # The only kernel of norm zero: the bias alone is searched for.
+    is_known = jnp.isfinite(wanted) & (wanted >= 0)
+    # The only kernel of norm zero is zero: then the bias alone is searched for.
+    is_zero = wanted == 0
+    wanted = jnp.where(is_known & ~is_zero, wanted, 1)
+    coordinates, first = make_coordinates(
+        statistics.spectrum, statistics.curvature, wanted
+    )
     coordinates = coordinates._replace(factor=jnp.where(is_zero, 0.0, 1.0))
     if start is not None:
-        kernel = jnp.where(jnp.any(start != 0), start, kernel)
-    # Softmax needs the ball alone: a free direction fills what an equality lacks.
-    can_fill = loss.kind.is_shift_invariant and k > wanted.shape[1]
-    is_sphere = relation == "equality" and not can_fill
+        first = jnp.where(jnp.any(start != 0), start, first)
     problem = _Problem(
-        batches, statistics, loss, coordinates, wanted, tolerance, max_steps
+        batches, statistics, loss, coordinates, wanted, relation, tolerance, max_steps
     )
-    bias = statistics.start.bias
-    kernel, bias = _search(problem, kernel, bias, is_sphere, tie_break)
-    filling = tie_break if relation == "equality" and can_fill else None
-    kernel = jnp.where(is_zero, 0, settle(kernel, wanted, filling))
-    risk = problem.risk().evaluate(kernel, bias)
-    risk = risk._replace(bias=jnp.where(statistics.start.is_free, risk.bias, 0))
-    on_sphere = jnp.asarray(relation == "equality")
-    rows = kkt_rows(statistics, kernel, risk, wanted, on_sphere, tolerance, can_fill)
-    zero_rows = jax.tree.map(jnp.zeros_like, rows)
-    rows = jax.tree.map(lambda x, zero: jnp.where(is_zero, zero, x), rows, zero_rows)
-    drift = bias_residual(statistics, risk)
-    rows["stationarity"] = jnp.maximum(rows["stationarity"], drift)
-    proven = rows["gap_bound"] <= tolerance * jnp.abs(risk.loss)
-    rows["is_global"] |= proven
-    residual = excess_residual(rows, risk.loss, drift)
-    solution = dict(
-        kernel=kernel,
-        bias=bias - dot(spectrum.mean_x, kernel),
-        objective=risk.loss,
-        **{name: row.reshape(norm_sq.shape) for name, row in rows.items()},
-    )
-    status = convex_status(statistics, usable, solution, residual, tolerance)
-    return HeadSolution(**solution, status=status)
+    require_tie_break(tie_break, first.shape)
+    tie_break = unit_tie_break(tie_break, first.shape, dtype)
+    kernel, bias = _search(problem, first, statistics.start.bias, tie_break)
+    return _solution(problem, kernel, bias, tie_break, is_known, norm_sq.shape)
 
 
 class _Problem(NamedTuple):
@@ -144,18 +122,61 @@ class _Problem(NamedTuple):
     loss: Loss
     coordinates: Any
     norm_sq: Any
+    relation: Relation
     tolerance: Any
     max_steps: Any
+
+    @property
+    def can_fill(self):
+        """Whether a direction that no loss depends on fills what an equality lacks."""
+        k = self.statistics.spectrum.cross.shape[1]
+        return self.loss.kind.is_shift_invariant and k > self.norm_sq.shape[1]
 
     def risk(self):
         spectrum = self.statistics.spectrum
         k = spectrum.cross.shape[1]
         return make_risk(self.batches, self.loss, k, spectrum.count, spectrum.mean_x)
 
+    def evaluate(self, risk, kernel, bias):
+        """The loss and its gradient, zero in what is fixed of the bias."""
+        found = risk.evaluate(kernel, bias)
+        is_free = self.statistics.start.is_free
+        return found._replace(bias=jnp.where(is_free, found.bias, 0))
 
-def _search(problem, kernel, bias, is_sphere, tie_break):
+    def rows(self, kernel, found, on_sphere, tolerance=0.0, can_fill=False):
+        options = self.coordinates.factor, tolerance, can_fill
+        return kkt_rows(
+            self.statistics, kernel, found, self.norm_sq, on_sphere, *options
+        )
+
+
+def _solution(problem, kernel, bias, tie_break, is_known, shape):
+    """The head that a search ended at, with what tells whether it is right."""
+    statistics, tolerance, can_fill = (
+        problem.statistics,
+        problem.tolerance,
+        problem.can_fill,
+    )
+    is_equality = problem.relation == "equality"
+    filling = tie_break if is_equality and can_fill else None
+    kernel = problem.coordinates.factor * settle(kernel, problem.norm_sq, filling)
+    found = problem.evaluate(problem.risk(), kernel, bias)
+    on_sphere = jnp.asarray(is_equality)
+    rows = problem.rows(kernel, found, on_sphere, tolerance, can_fill)
+    solution = dict(
+        kernel=kernel,
+        bias=bias - dot(statistics.spectrum.mean_x, kernel),
+        objective=found.loss,
+        **{name: row.reshape(shape) for name, row in rows.items()},
+    )
+    residual = excess_residual(rows, found.loss, bias_residual(statistics, found))
+    status = convex_status(statistics, is_known, solution, residual, tolerance)
+    return HeadSolution(**solution, status=status)
+
+
+def _search(problem, kernel, bias, tie_break):
     """Searches the ball, and then the sphere where an equality is still to be met."""
-    if not is_sphere:
+    if problem.relation == "at_most" or problem.can_fill:
         return _minimize(problem, kernel, bias, jnp.zeros((), bool))
 
     def is_open(state):
@@ -178,13 +199,9 @@ def _search(problem, kernel, bias, is_sphere, tie_break):
 
 def _minimize(problem, kernel, bias, on_sphere):
     """Returns the kernel and bias of least loss in the ball or on the sphere."""
-    statistics, coordinates, norm_sq = (
-        problem.statistics,
-        problem.coordinates,
-        problem.norm_sq,
-    )
-    risk, is_free = problem.risk(), statistics.start.is_free
-    unit = jnp.where(is_free, 1 / jnp.sqrt(statistics.curvature), 0)
+    coordinates, risk = problem.coordinates, problem.risk()
+    is_free, curvature = problem.statistics.start.is_free, problem.statistics.curvature
+    unit = jnp.where(is_free, 1 / jnp.sqrt(curvature), 0)
     start = coordinates.of_kernel(kernel, on_sphere), jnp.zeros_like(bias)
     flat, unravel = ravel_pytree(start)
     to_kernel = lambda values: coordinates.to_kernel(values, on_sphere)  # noqa: E731
@@ -193,12 +210,9 @@ def _minimize(problem, kernel, bias, on_sphere):
         values, change = unravel(params)
         kernel, pull_back = jax.vjp(to_kernel, values)
         head = kernel, bias + unit * change
-        found = risk.evaluate(*head)
-        found = found._replace(bias=jnp.where(is_free, found.bias, 0))
+        found = problem.evaluate(risk, *head)
         gradient, _ = ravel_pytree((pull_back(found.kernel)[0], unit * found.bias))
-        residual = _residual(
-            statistics, kernel, found, norm_sq, on_sphere, coordinates.factor
-        )
+        residual = _residual(problem, kernel, found, on_sphere)
         return Point(params, found.loss, gradient, residual, (head, found.kernel))
 
     def multiply(point, direction):
@@ -226,11 +240,9 @@ def _minimize(problem, kernel, bias, on_sphere):
     return search.best.extra[0]
 
 
-def _residual(statistics, kernel, risk, norm_sq, on_sphere, factor):
+def _residual(problem, kernel, found, on_sphere):
     """How far a point of the search is from solved."""
-    rows = kkt_rows(statistics, kernel, risk, norm_sq, on_sphere, 0.0, False)
-    drift = bias_residual(statistics, risk)
-    rows["stationarity"] = jnp.maximum(factor * rows["stationarity"], drift)
-    rows["gap_bound"] *= factor
-    proven = excess_residual(rows, risk.loss, drift)
+    rows = problem.rows(kernel, found, on_sphere)
+    drift = bias_residual(problem.statistics, found)
+    proven = excess_residual(rows, found.loss, drift)
     return jnp.where(on_sphere, rows["stationarity"].max(), proven)
