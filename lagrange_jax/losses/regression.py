@@ -82,10 +82,9 @@ def quantile(level: Any = 0.5, *, smoothing: Any) -> Loss:
     Raises:
       ValueError: if the level is outside (0, 1) or the smoothing is not positive.
     """
-    values = _Quantile(
-    return Loss(
-        QUANTILE, _Quantile(level, as_number("smoothing", smoothing, 0, np.inf))
-    )
+    level = as_number("level", level, 0, 1)
+    smoothing = as_number("smoothing", smoothing, 0, np.inf)
+    return Loss(QUANTILE, _Quantile(level, smoothing))
 
 
 def poisson() -> Loss:
