@@ -1,4 +1,4 @@
-"""The Lagrangian head as an init transform, for squared error and convex losses."""
+"""The Lagrangian head as an init transform, for squared error and other losses."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
 from lagrange_jax.losses.named import as_loss
-from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
+from lagrange_jax.losses.record import Loss
 from lagrange_jax.models.params import get_head
 from lagrange_jax.solvers.convex import (
     DEFAULT_SEARCH,
@@ -53,7 +53,8 @@ def lagrange(
 
     *Another convex loss*, cross-entropy say. A search among the kernels of the norm,
     see `solve_convex`. For cross-entropy targets are labels or probabilities; a head
-    with one output is a binary one.
+    with one output is a binary one. Of a loss that is not convex (`losses.gaussian()`,
+    means and log-variances) a stationary point, which the status tells.
 
     Args:
       constraint: the norm constraint. None takes for squared error `loss_within()`,
@@ -150,17 +151,17 @@ def _convex(
         num_outputs = kernel.shape[1]
         tap_key, fold_key = jax.random.split(key)
         batches, kept = require_batches(batches, "lagrange"), None
-        first = batches.first
-        tap = _tap(model, variables, batches)
+        first, counted = batches.first, as_loss(loss, num_outputs)
+        tap = _tap(model, variables, batches, counted)
         if keep_features:
             kept = _collect(batches, tap, variables, tap_key)
             batches = as_batches(kept, search.batch_size)
         else:
             batches = _tap_anew(batches, tap, variables, tap_key)
-        counted = as_loss(loss, num_outputs)
         statistics = example_statistics(
             batches, counted, num_outputs, use_bias=bias is not None
         )
+        _require_one_bias(statistics.start.bias, num_outputs)
         problem = Problem(statistics.spectrum, fold_key, kept, counted)
         solution = fit_head(
             batches,
@@ -172,32 +173,36 @@ def _convex(
             tolerance=search.tolerance,
             max_steps=search.max_steps,
         )
-
-        def losses(rows, outputs):
-            targets = read_targets(counted, rows.targets, num_outputs, outputs.dtype)
-            return losses_and_slopes(counted, outputs, targets.values)[0]
-
         return place_head(
             model,
             variables,
             solution,
             first=first,
             key=jax.random.fold_in(tap_key, 0),
-            losses=losses,
-            takes_labels=True,
+            loss=counted,
         )
 
     return init
 
 
-def _tap(model, variables, batches):
+def _require_one_bias(bias, num_outputs):
+    if len(bias) != num_outputs:
+        raise ValueError(
+            f"this loss solves for {len(bias)} thresholds, and the head has no place "
+            "for them. Solve for them with solve_convex on the features, or take "
+            "losses.ordinal_thresholds(shares); then lagrange(loss=losses.ordinal("
+            "thresholds)), and the same thresholds in the model."
+        )
+
+
+def _tap(model, variables, batches, loss):
     """Returns the function that makes of a batch of inputs one of features."""
     dtype = _moment_dtype(model, variables, batches)
 
     def tap(index, batch, variables, key):
         key = jax.random.fold_in(key, index)
         found = tap_head(model, variables, batch.inputs, key)
-        rows = head_rows(found, batch, takes_labels=True, dtype=dtype)
+        rows = head_rows(found, batch, loss=loss, dtype=dtype)
         inputs = rows.features
         if rows.offset is not None:
             inputs = rows.features, rows.offset

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lagrange_jax.losses.record import Loss
 from lagrange_jax.types import Batch, Key, Model, Tap, Variables
 
 __all__ = ["IGNORED", "Rows", "at_least_float32", "head_rows", "tap_head"]
@@ -42,7 +43,7 @@ def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:
 
 
 def head_rows(
-    tap: Tap, batch: Batch, *, takes_labels: bool = False, dtype: Any = None
+    tap: Tap, batch: Batch, *, loss: Loss | None = None, dtype: Any = None
 ) -> Rows:
     """Returns features, targets, weights and offset of a batch, row by row.
 
@@ -52,32 +53,33 @@ def head_rows(
     Args:
       tap: of the head.
       batch: where the targets and weights are.
-      takes_labels: whether the loss is one of classes. Then integers, booleans, and
-        floating-point numbers where there are several outputs may be labels; the
-        label -100 marks a row that does not count.
+      loss: what the targets are for; None for the squared error. If it takes labels,
+        integers, booleans, and floating-point numbers where there are several outputs
+        may be labels; the label -100 marks a row that does not count.
       dtype: of the arrays returned; None leaves them as they are.
 
     Raises:
       ValueError: if targets or weights do not fit the head.
     """
     lead, k = tap.outputs.shape[:-1], tap.outputs.shape[-1]
-    targets = batch.targets
+    targets, used = batch.targets, None
+    takes_labels = loss is not None and loss.kind.takes_labels
     if takes_labels:
         targets, used = _as_labels(targets, lead, k)
-    else:
+    elif loss is None:
         _require_floating(targets, k)
-        used = None
-    if targets.shape == (*lead, *targets.shape[len(lead) :]) and k == math.prod(
-        targets.shape[len(lead) :]
-    ):
-        targets = targets.reshape(-1, k)
-    elif targets.shape == lead and (takes_labels or k == 1):
-        targets = targets.reshape(-1) if takes_labels else targets.reshape(-1, 1)
+    width = k if loss is None else loss.kind.num_targets(k)
+    rest = targets.shape[len(lead) :]
+    width = math.prod(rest) if width is None else width
+    if takes_labels and targets.shape == lead:
+        targets = targets.reshape(-1)
+    elif targets.shape == (*lead, *rest) and width == math.prod(rest):
+        targets = targets.reshape(-1, width)
     else:
         labels = f", or labels of shape {lead}" if takes_labels else ""
         raise ValueError(
-            f"expected targets of shape {(*lead, k)}{labels}, as the head puts out; "
-            f"got {batch.targets.shape}."
+            f"expected targets of shape {(*lead, width)}{labels}, as the head puts "
+            f"out; got {batch.targets.shape}."
         )
     weights = _row_weights(batch.weights, lead)
     if used is not None:

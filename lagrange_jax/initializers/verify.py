@@ -1,6 +1,5 @@
 """Does the network's own loss agree with that of the head that was solved?"""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,24 +11,26 @@ from lagrange_jax.initializers.rows import (
     head_rows,
     tap_head,
 )
+from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
 from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.solvers.solution import HeadSolution, Status, is_usable
 from lagrange_jax.types import Batch, Key, Model, Variables
 
-__all__ = ["place_head", "squared_losses"]
+__all__ = ["place_head"]
 
 # Relative difference of two losses that are the same.
 _AGREEMENT = 1e-3
 # Rounding of a network's output, in units of eps of its coarsest numbers.
 _ROUNDING = 8
 
-ExampleLosses = Callable[[Rows, jax.Array], jax.Array]
 
-
-def squared_losses(rows: Rows, outputs: jax.Array) -> jax.Array:
-    """Returns the squared error of every row, summed over the outputs."""
-    return jnp.sum((outputs - rows.targets) ** 2, axis=1)
+def _losses(loss, rows, outputs):
+    """The loss of every row."""
+    if loss is None:
+        return jnp.sum((outputs - rows.targets) ** 2, axis=1)
+    targets = read_targets(loss, rows.targets, outputs.shape[1], outputs.dtype)
+    return losses_and_slopes(loss, outputs, targets.values)[0]
 
 
 def place_head(
@@ -39,8 +40,7 @@ def place_head(
     *,
     first: Batch,
     key: Key,
-    losses: ExampleLosses = squared_losses,
-    takes_labels: bool = False,
+    loss: Loss | None = None,
 ) -> tuple[Variables, HeadSolution]:
     """Writes a solved head, unless the solve failed or the network disagrees.
 
@@ -54,8 +54,7 @@ def place_head(
       solution: the new head.
       first: a batch of examples.
       key: what the network draws from where it is tapped in training mode.
-      losses: `losses(rows, outputs [n, k]) -> [n]`.
-      takes_labels: whether targets may be labels.
+      loss: what the head was solved for; None for the squared error.
 
     Returns:
       The variables, and the solution with its status.
@@ -64,7 +63,7 @@ def place_head(
     kernel = solution.kernel.astype(old.kernel.dtype)
     bias = None if old.bias is None else solution.bias.astype(old.bias.dtype)
     placed = set_head(model, variables, kernel, bias)
-    agrees = _agrees(model, variables, placed, first, key, losses, takes_labels)
+    agrees = _agrees(model, variables, placed, first, key, loss)
     is_solved = is_usable(solution.status)
     mismatch = jnp.asarray(Status.MISMATCH, solution.status.dtype)
     status = jnp.where(is_solved & ~agrees, mismatch, solution.status)
@@ -81,11 +80,11 @@ def place_head(
     )
 
 
-def _agrees(model, variables, placed, first, key, losses, takes_labels):
+def _agrees(model, variables, placed, first, key, loss):
     tap = tap_head(model, variables, first.inputs, key)
     kernel, bias = get_head(model, placed)
     dtype = at_least_float32(kernel, first.targets)
-    rows = head_rows(tap, first, takes_labels=takes_labels, dtype=dtype)
+    rows = head_rows(tap, first, loss=loss, dtype=dtype)
     expected = dot(rows.features.astype(dtype), kernel.astype(dtype))
     if bias is not None:
         expected = expected + bias.astype(dtype)[None]
@@ -97,9 +96,10 @@ def _agrees(model, variables, placed, first, key, losses, takes_labels):
         found = model.apply(placed, first.inputs)
     size = jnp.sqrt(_mean(rows, jnp.sum(expected**2, axis=1)))
     rounding = _eps(tap.inputs.dtype, kernel.dtype, found.dtype) * _ROUNDING * size
-    wanted = _mean(rows, losses(rows, expected))
-    found = _mean(rows, losses(rows, found.reshape(expected.shape).astype(dtype)))
-    share = 2 * jnp.sqrt(jnp.abs(wanted)) if losses is squared_losses else 2.0
+    wanted = _mean(rows, _losses(loss, rows, expected))
+    found = found.reshape(expected.shape).astype(dtype)
+    found = _mean(rows, _losses(loss, rows, found))
+    share = 2 * jnp.sqrt(jnp.abs(wanted)) if loss is None else 2.0
     allowed = _AGREEMENT * jnp.abs(wanted) + rounding * (share + rounding)
     return jnp.abs(found - wanted) <= allowed
 

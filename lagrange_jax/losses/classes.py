@@ -140,7 +140,7 @@ def _read_classes(p, targets, k, dtype):
         targets = jax.nn.one_hot(labels, k, dtype=dtype)
     else:
         wanted = "integer labels [n] or probabilities"
-        targets = as_columns(targets, k, dtype, wanted)
+        targets = as_columns(targets, k, dtype, num_outputs=k, wanted=wanted)
         is_valid = jnp.all((targets >= 0) & (targets <= 1 + SUM_TOLERANCE), 1)
     smoothing = jnp.asarray(p.label_smoothing, dtype)
     is_valid &= (smoothing >= 0) & (smoothing < 1)
@@ -182,9 +182,10 @@ def _softmax_bend(p, logits, targets, direction):
     return targets.sum(1, keepdims=True) * probabilities * (direction - mean)
 
 
-def _softmax_start(p, mean, count, k):
+def _softmax_start(p, means, k):
+    mean = means.mean
     shares = mean / jnp.where(mean.sum() > 0, mean.sum(), 1)
-    least = HALF_EXAMPLE / jnp.maximum(count, 1)
+    least = HALF_EXAMPLE / jnp.maximum(means.count, 1)
     return Start(jnp.log(jnp.maximum(shares, least)), mean > 0)
 
 
@@ -206,6 +207,7 @@ SOFTMAX = Kind(
     start=_softmax_start,
     is_right=_softmax_is_right,
     num_outputs=_num_outputs,
+    takes_labels=True,
     is_shift_invariant=True,
 )
 
@@ -240,10 +242,10 @@ def _sigmoid_bend(p, logits, targets, direction):
     return (positives + negatives) * spread * direction
 
 
-def _sigmoid_start(p, mean, count, k):
-    positives, negatives = jnp.split(mean, 2)
-    total = jnp.where(mean.sum() > 0, positives + negatives, 1)
-    least = total * HALF_EXAMPLE / jnp.maximum(count, 1)
+def _sigmoid_start(p, means, k):
+    positives, negatives = jnp.split(means.mean, 2)
+    total = jnp.where(means.mean.sum() > 0, positives + negatives, 1)
+    least = total * HALF_EXAMPLE / jnp.maximum(means.count, 1)
     bias = jnp.log(jnp.maximum(positives, least) / jnp.maximum(negatives, least))
     return Start(jnp.where(total > 0, bias, 0), (positives > 0) & (negatives > 0))
 
@@ -262,4 +264,5 @@ SIGMOID = Kind(
     start=_sigmoid_start,
     is_right=_sigmoid_is_right,
     num_outputs=_num_outputs,
+    takes_labels=True,
 )

@@ -40,7 +40,12 @@ def as_number(
 
 
 def as_columns(
-    targets: Array, num_columns: int, dtype: Any, wanted: str = "targets"
+    targets: Array,
+    num_columns: int,
+    dtype: Any,
+    *,
+    num_outputs: int,
+    wanted: str = "targets",
 ) -> Float[Array, "n t"]:
     """Returns targets as `[n, t]`; those of shape `[n]` are one column.
 
@@ -48,6 +53,7 @@ def as_columns(
       targets: an array.
       num_columns: t.
       dtype: of the result.
+      num_outputs: of the head, for which they are.
       wanted: what messages call what is expected of shape `[n, t]`.
 
     Raises:
@@ -56,13 +62,16 @@ def as_columns(
     columns = targets[:, None] if targets.ndim == 1 else targets
     if columns.shape[1:] != (num_columns,):
         raise ValueError(
-            f"expected {wanted} [n, {num_columns}], as the outputs of the head call "
-            f"for; got {targets.dtype}{list(targets.shape)}."
+            f"expected {wanted} [n, {num_columns}], as the head has {num_outputs} "
+            f"outputs; got {targets.dtype}{list(targets.shape)}."
         )
     return columns.astype(dtype)
 
 
-def read_real(p: Any, targets: Array, k: int, dtype: Any) -> Targets:
-    """Returns real targets as `[n, k]`; those that are not finite are invalid."""
-    values = as_columns(targets, k, dtype)
+def read_real(
+    p: Any, targets: Array, k: int, dtype: Any, num_columns: int | None = None
+) -> Targets:
+    """Returns real targets as columns; those that are not finite are invalid."""
+    num_columns = k if num_columns is None else num_columns
+    values = as_columns(targets, num_columns, dtype, num_outputs=k)
     return Targets(values, jnp.isfinite(values).all(1))

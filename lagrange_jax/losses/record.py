@@ -7,13 +7,27 @@ is convex in W and b, and `solve_convex` solves it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Kind", "Loss", "bend", "losses_and_slopes", "read_targets", "start"]
+__all__ = [
+    "Convexity",
+    "Kind",
+    "Loss",
+    "Start",
+    "TargetMeans",
+    "Targets",
+    "bend",
+    "losses_and_slopes",
+    "read_targets",
+    "start",
+]
+
+Convexity = Literal["known", "checked", "none"]
+"""Known; promised, and looked at where examples are; or absent."""
 
 
 class Targets(NamedTuple):
@@ -28,16 +42,32 @@ class Targets(NamedTuple):
     is_valid: Bool[Array, " n"]
 
 
+class TargetMeans(NamedTuple):
+    """Means over the weighted examples of the targets as a loss reads them.
+
+    Attributes:
+      mean: mean of each column.
+      variance: variance of each column.
+      count: total weight.
+    """
+
+    mean: Float[Array, " t"]
+    variance: Float[Array, " t"]
+    count: Float[Array, ""]
+
+
 class Start(NamedTuple):
     """The constant prediction of least loss.
 
     Attributes:
-      bias: it, or a finite one near it.
+      bias: it, or a finite one near it; one number an output. For a head with one
+        output there may be several, `[b]`: the loss is then one of the logits
+        `[n, b]` that the output makes with each of them.
       is_free: whether an output's optimum is finite, so that its bias may change.
     """
 
-    bias: Float[Array, " k"]
-    is_free: Bool[Array, " k"]
+    bias: Float[Array, " b"]
+    is_free: Bool[Array, " b"]
 
 
 @jax.tree_util.register_static
@@ -50,7 +80,7 @@ class Kind:
       value: `value(p, logits [n, k], targets [n, t]) -> [n]`, convex in the logits.
       read: `read(p, targets, k, dtype) -> Targets`; raises ValueError where shapes do
         not fit.
-      start: `start(p, mean [t], count, k) -> Start` from the mean of the read targets.
+      start: `start(p, means, k) -> Start` from the `TargetMeans`.
       slope: the derivative of `value` in the logits; None: by JAX.
       bend: `bend(p, logits, targets, direction [n, k]) -> [n, k]`, the second
         derivative times a direction; None: by JAX.
@@ -58,7 +88,11 @@ class Kind:
         the true one; None for a loss without classes.
       num_outputs: `num_outputs(targets) -> k` where targets tell it; None where they
         do not.
+      num_targets: `num_targets(k)`, targets of an example for a head with k outputs;
+        None where any number will do.
+      takes_labels: whether targets may be labels, one number for all outputs.
       is_shift_invariant: whether adding one number to all k > 1 logits changes nothing.
+      convexity: whether `value` is convex in the logits.
     """
 
     name: str
@@ -69,7 +103,10 @@ class Kind:
     bend: Callable[..., Array] | None = None
     is_right: Callable[..., Array] | None = None
     num_outputs: Callable[[Any], int | None] = lambda targets: None
+    num_targets: Callable[[int], int | None] = lambda k: k
+    takes_labels: bool = False
     is_shift_invariant: bool = False
+    convexity: Convexity = "known"
 
 
 class Loss(NamedTuple):
@@ -92,11 +129,9 @@ def read_targets(loss: Loss, targets: Array, num_outputs: int, dtype: Any) -> Ta
     return loss.kind.read(loss.parameters, targets, num_outputs, dtype)
 
 
-def start(
-    loss: Loss, mean: Float[Array, " t"], count: Float[Array, ""], num_outputs: int
-) -> Start:
-    """Returns the best constant prediction, from the mean of the read targets."""
-    return loss.kind.start(loss.parameters, mean, count, num_outputs)
+def start(loss: Loss, means: TargetMeans, num_outputs: int) -> Start:
+    """Returns the best constant prediction, from means of the read targets."""
+    return loss.kind.start(loss.parameters, means, num_outputs)
 
 
 def losses_and_slopes(

@@ -100,8 +100,8 @@ def _real_outputs(targets):
     return targets.shape[1] if targets.ndim == 2 else 1
 
 
-def _start_at_mean(p, mean, count, k):
-    return Start(mean, jnp.full(mean.shape, True))
+def _start_at_mean(p, means, k):
+    return Start(means.mean, jnp.full(means.mean.shape, True))
 
 
 SQUARED_ERROR = Kind(
@@ -187,10 +187,10 @@ def _read_counts(p, targets, k, dtype):
     return Targets(values, is_valid & (values >= 0).all(1))
 
 
-def _poisson_start(p, mean, count, k):
+def _poisson_start(p, means, k):
     # Half an event is what an output that never had one may expect.
-    least = 0.5 / jnp.maximum(count, 1)
-    return Start(jnp.log(jnp.maximum(mean, least)), mean > 0)
+    least = 0.5 / jnp.maximum(means.count, 1)
+    return Start(jnp.log(jnp.maximum(means.mean, least)), means.mean > 0)
 
 
 POISSON = Kind(

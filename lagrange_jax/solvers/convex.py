@@ -78,7 +78,8 @@ def solve_convex(
               \text{ (or } \le)
 
     for a loss $\ell$ that is convex and smooth in the logits, such as those of
-    `lagrange_jax.losses`. The bias is not constrained. With arrays everything is
+    `lagrange_jax.losses`; of one that is not, such as `losses.gaussian()`, a stationary
+    point. The bias is not constrained. With arrays everything is
     jitted, and may be traced and vmapped over examples, weights, norms and the numbers
     of the loss. It is not differentiable.
 
@@ -106,7 +107,8 @@ def solve_convex(
       which bounds the distance to the global minimum over the ball, for an optimal
       bias; with a norm an output the sum of the bounds does. `status` is NOT_GLOBAL
       where an equality asks for a larger norm than the unconstrained optimum has and
-      the loss leaves no direction free to fill it with.
+      the loss leaves no direction free to fill it with, and STATIONARY for a loss that
+      is not convex.
 
     Raises:
       TypeError: if an argument is of another kind.

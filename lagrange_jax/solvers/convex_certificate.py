@@ -16,9 +16,15 @@ from lagrange_jax.solvers.certificate import (
 from lagrange_jax.solvers.coordinates import ON_SPHERE
 from lagrange_jax.solvers.examples import ExampleStatistics
 from lagrange_jax.solvers.risk import Risk
-from lagrange_jax.solvers.solution import Status
+from lagrange_jax.solvers.solution import HeadSolution, Status
 
-__all__ = ["bias_residual", "convex_status", "excess_residual", "kkt_rows"]
+__all__ = [
+    "as_stationary",
+    "bias_residual",
+    "convex_status",
+    "excess_residual",
+    "kkt_rows",
+]
 
 # A part of the kernel that no probability depends on counts as filled in beyond this.
 FREE_SHARE = 1e-2
@@ -132,6 +138,7 @@ def convex_status(
     solution: Mapping[str, Array],
     residual: Float[Array, ""],
     tolerance: Float[Array, ""] | float,
+    is_concave: Bool[Array, ""],
 ) -> Int[Array, ""]:
     """Returns the status of a head that was searched for.
 
@@ -141,6 +148,7 @@ def convex_status(
       solution: fields of a `HeadSolution`.
       residual: from `excess_residual`.
       tolerance: of the residual.
+      is_concave: whether a loss that should be convex was seen not to be.
     """
     spectrum = statistics.spectrum
     causes = {
@@ -149,6 +157,7 @@ def convex_status(
         Status.NONFINITE_FEATURES: ~is_finite(*jax.tree.leaves(spectrum.covariance)),
         Status.INVALID_TARGETS: statistics.num_invalid > 0,
         Status.INVALID_NORM: ~usable.all(),
+        Status.NOT_CONVEX: is_concave,
     }
     return status_of(
         causes,
@@ -156,4 +165,19 @@ def convex_status(
         tolerance=tolerance,
         norm_tolerance=ON_SPHERE,
         unit=jnp.maximum(jnp.abs(solution["objective"]), spectrum.variance.sum()),
+    )
+
+
+def as_stationary(solution: HeadSolution) -> HeadSolution:
+    """Returns what a solution is evidence of where the loss is not convex.
+
+    A stationary point: neither its bound nor its second-order condition, which rest on
+    convexity, says anything of the least loss.
+    """
+    status = solution.status
+    is_solved = (status == Status.SUCCESS) | (status == Status.INACCURATE)
+    return solution._replace(
+        gap_bound=jnp.full_like(solution.gap_bound, jnp.inf),
+        is_global=jnp.zeros_like(solution.is_global),
+        status=jnp.where(is_solved, jnp.int32(Status.STATIONARY), status),
     )

@@ -9,8 +9,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from lagrange_jax._checks import require_count, require_real
-from lagrange_jax.losses.record import Loss, Start, bend, losses_and_slopes, start
-from lagrange_jax.solvers.risk import read_batch, split_inputs
+from lagrange_jax.losses.record import (
+    Loss,
+    Start,
+    TargetMeans,
+    bend,
+    losses_and_slopes,
+    start,
+)
+from lagrange_jax.solvers.risk import of_outputs, read_batch, split_inputs
 from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import Spectrum, decompose
 from lagrange_jax.types import Batch, Batches
@@ -39,8 +46,12 @@ class ExampleStatistics(NamedTuple):
     num_invalid: Int[Array, ""]
 
 
-class _Means(NamedTuple):
+class _Sums(NamedTuple):
+    """Sums of targets, and of what they are from one example and its squares."""
+
     total: Float[Array, " t"]
+    differences: Float[Array, " t"]
+    squares: Float[Array, " t"]
     count: Float[Array, ""]
     num_invalid: Int[Array, ""]
 
@@ -67,51 +78,71 @@ def example_statistics(
     if features.ndim != 2:
         raise ValueError(f"expected features [n, d]; got shape {features.shape}.")
     dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
-    means = _means(batches, loss, num_outputs, dtype)
-    mean = means.total / jnp.where(means.count > 0, means.count, 1)
-    first = start(loss, mean, means.count, num_outputs)
+    means, num_invalid = _means(batches, loss, num_outputs, dtype)
+    first = start(loss, means, num_outputs)
     if not use_bias:
+        _require_no_thresholds(loss, first.bias, num_outputs)
         none = jnp.zeros_like(first.bias)
         first = Start(none, none > 0)
-    moments, curvature = _at_start(batches, loss, first.bias, features.shape[1], dtype)
+    shape = features.shape[1], num_outputs
+    moments, curvature = _at_start(batches, loss, first.bias, shape, dtype)
     spectrum = decompose(moments, use_bias=use_bias)
-    return ExampleStatistics(spectrum, first, curvature, means.num_invalid)
+    return ExampleStatistics(spectrum, first, curvature, num_invalid)
+
+
+def _require_no_thresholds(loss, bias, num_outputs):
+    if len(bias) != num_outputs:
+        raise ValueError(
+            f"{loss.kind.name} solves for {len(bias)} thresholds, which are the bias "
+            "of the head: expected use_bias=True."
+        )
 
 
 def _means(batches, loss, num_outputs, dtype):
-    """Mean target, total weight, and how many targets are none."""
+    """Means of the targets, and how many of them are none."""
 
-    def step(state, batch, loss):
+    def step(state, batch, origin, loss):
         example = read_batch(batch, loss, num_outputs, dtype)
         targets, weights = example.targets, example.weights
         weights = jnp.ones(len(targets), dtype) if weights is None else weights
-        return _Means(
+        differences = targets - origin[None]
+        return _Sums(
             state.total + (weights[:, None] * targets).sum(0),
+            state.differences + (weights[:, None] * differences).sum(0),
+            state.squares + (weights[:, None] * differences**2).sum(0),
             state.count + weights.sum(),
             state.num_invalid + (~example.is_valid).sum(dtype=jnp.int32),
         )
 
-    read = lambda batch: read_batch(batch, loss, num_outputs, dtype).targets  # noqa: E731
-    num_targets = jax.eval_shape(read, batches.first).shape[1]
-    zero = jnp.zeros((), dtype)
-    state = _Means(jnp.zeros(num_targets, dtype), zero, jnp.zeros((), jnp.int32))
-    return batches.fold(step, state, loss)
+    # Squares of targets far from zero would lose their digits.
+    origin = read_batch(batches.first, loss, num_outputs, dtype).targets[0]
+    origin = jnp.where(jnp.isfinite(origin), origin, 0)
+    zeros, zero = jnp.zeros_like(origin), jnp.zeros((), dtype)
+    state = _Sums(zeros, zeros, zeros, zero, jnp.zeros((), jnp.int32))
+    sums = batches.fold(step, state, origin, loss)
+    count = jnp.where(sums.count > 0, sums.count, 1)
+    variance = sums.squares / count - (sums.differences / count) ** 2
+    means = TargetMeans(sums.total / count, jnp.maximum(variance, 0), sums.count)
+    return means, sums.num_invalid
 
 
-def _at_start(batches, loss, bias, num_features, dtype):
+def _at_start(batches, loss, bias, shape, dtype):
     """Moments of features and residuals, and the mean curvature, at a constant."""
-    num_outputs = len(bias)
+    num_features, num_outputs = shape
 
     def step(state, batch, bias, loss):
         moments, bent = state
         example = read_batch(batch, loss, num_outputs, dtype)
-        logits = jnp.broadcast_to(bias[None], (len(example.targets), num_outputs))
+        logits = jnp.broadcast_to(bias[None], (len(example.targets), len(bias)))
         if example.offset is not None:
             logits = logits + example.offset
         _, slopes = losses_and_slopes(loss, logits, example.targets)
+        slopes = of_outputs(slopes, num_outputs)
         # Signs at random: what the outputs share cancels, the diagonal is left.
-        signs = jax.random.rademacher(jax.random.key(0), logits.shape, dtype)
-        bend_row = signs * bend(loss, logits, example.targets, signs)
+        signs = jax.random.rademacher(jax.random.key(0), slopes.shape, dtype)
+        along = jnp.broadcast_to(signs, logits.shape)
+        bend_row = bend(loss, logits, example.targets, along)
+        bend_row = signs * of_outputs(bend_row, num_outputs)
         if example.weights is not None:
             bend_row *= example.weights[:, None]
         moments = update_moments(moments, example.features, -slopes, example.weights)

@@ -40,6 +40,7 @@ from lagrange_jax.numerics.linalg import column_length, dot
 from lagrange_jax.numerics.newton import minimize_newton
 from lagrange_jax.numerics.search import Point
 from lagrange_jax.solvers.convex_certificate import (
+    as_stationary,
     bias_residual,
     convex_status,
     excess_residual,
@@ -149,6 +150,21 @@ class _Problem(NamedTuple):
             self.statistics, kernel, found, self.norm_sq, on_sphere, *options
         )
 
+    def residual(self, rows, found):
+        """How far from solved; by the bound too, which is none without convexity."""
+        drift = bias_residual(self.statistics, found)
+        if self.loss.kind.convexity == "none":
+            return rows["stationarity"].max()
+        return excess_residual(rows, found.loss, drift)
+
+    def is_concave(self, kernel, bias):
+        """Whether a loss that is said to be convex is seen not to be."""
+        if self.loss.kind.convexity != "checked":
+            return jnp.zeros((), bool)
+        is_concave = self.risk().is_concave
+        at_start = is_concave(jnp.zeros_like(kernel), self.statistics.start.bias)
+        return at_start | is_concave(kernel, bias)
+
 
 def _solution(problem, kernel, bias, tie_break, is_known, shape):
     """The head that a search ended at, with what tells whether it is right."""
@@ -169,9 +185,12 @@ def _solution(problem, kernel, bias, tie_break, is_known, shape):
         objective=found.loss,
         **{name: row.reshape(shape) for name, row in rows.items()},
     )
-    residual = excess_residual(rows, found.loss, bias_residual(statistics, found))
-    status = convex_status(statistics, is_known, solution, residual, tolerance)
-    return HeadSolution(**solution, status=status)
+    is_concave = problem.is_concave(kernel, bias)
+    evidence = problem.residual(rows, found), tolerance, is_concave
+    status = convex_status(statistics, is_known, solution, *evidence)
+    solution = HeadSolution(**solution, status=status)
+    is_certain = problem.loss.kind.convexity != "none"
+    return solution if is_certain else as_stationary(solution)
 
 
 def _search(problem, kernel, bias, tie_break):
@@ -243,6 +262,5 @@ def _minimize(problem, kernel, bias, on_sphere):
 def _residual(problem, kernel, found, on_sphere):
     """How far a point of the search is from solved."""
     rows = problem.rows(kernel, found, on_sphere)
-    drift = bias_residual(problem.statistics, found)
-    proven = excess_residual(rows, found.loss, drift)
-    return jnp.where(on_sphere, rows["stationarity"].max(), proven)
+    within = problem.residual(rows, found)
+    return jnp.where(on_sphere, rows["stationarity"].max(), within)

@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lagrange_jax.losses.record import Loss, bend, losses_and_slopes, read_targets
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["Example", "Risk", "RiskFunctions", "make_risk", "read_batch"]
+__all__ = [
+    "Example",
+    "Risk",
+    "RiskFunctions",
+    "make_risk",
+    "of_outputs",
+    "read_batch",
+]
+
+# A loss that bends downwards by this part of its mean curvature is not convex.
+CONCAVE = 1e-3
 
 
 class Example(NamedTuple):
@@ -62,10 +72,13 @@ class RiskFunctions(NamedTuple):
       evaluate: `evaluate(kernel, bias) -> Risk`.
       multiply: `multiply(head, direction) -> (kernel, bias)`, the Hessian at a head
         `(kernel, bias)` times a direction of the same shapes.
+      is_concave: `is_concave(kernel, bias)`, whether the loss of an example bends
+        downwards along a random direction of its logits.
     """
 
     evaluate: Callable[..., Risk]
     multiply: Callable[..., tuple[Array, Array]]
+    is_concave: Callable[..., Bool[Array, ""]]
 
 
 def read_batch(batch: Batch, loss: Loss, num_outputs: int, dtype: Any) -> Example:
@@ -100,6 +113,17 @@ def read_batch(batch: Batch, loss: Loss, num_outputs: int, dtype: Any) -> Exampl
 def split_inputs(inputs: Any) -> tuple[Array, Array | None]:
     """Returns features and offset of a batch's inputs."""
     return inputs if isinstance(inputs, tuple) else (inputs, None)
+
+
+def of_outputs(rows: Float[Array, "n b"], num_outputs: int) -> Float[Array, "n k"]:
+    """Returns derivatives in the head's outputs, from those in the logits.
+
+    These are the same, unless the loss makes of one output several logits, each with a
+    bias of its own.
+    """
+    if rows.shape[1] == num_outputs:
+        return rows
+    return rows.sum(1, keepdims=True)
 
 
 def _where_used(used, array):
@@ -148,7 +172,8 @@ def make_risk(
         losses = weigh(example.weights, jnp.stack([losses, hits.astype(dtype)], 1))
         slopes = weigh(example.weights, slopes)
         loss_sum, hit_sum = losses.sum(0)
-        sums = Risk(loss_sum, dot(features.T, slopes), slopes.sum(0), hit_sum)
+        pull = dot(features.T, of_outputs(slopes, num_outputs))
+        sums = Risk(loss_sum, pull, slopes.sum(0), hit_sum)
         return jax.tree.map(jnp.add, state, sums)
 
     def multiply_batch(state, batch, head, direction, mean_x, loss):
@@ -156,8 +181,23 @@ def make_risk(
         change = dot(features, direction[0]) + direction[1][None]
         bent = bend(loss, logits, example.targets, change)
         bent = weigh(example.weights, bent)
-        sums = dot(features.T, bent), bent.sum(0)
+        sums = dot(features.T, of_outputs(bent, num_outputs)), bent.sum(0)
         return jax.tree.map(jnp.add, state, sums)
+
+    def bend_batch(state, batch, head, mean_x, loss):
+        _, logits, example = rows(batch, head, mean_x, loss)
+        signs = jax.random.rademacher(jax.random.key(1), logits.shape, dtype)
+        bent = jnp.sum(signs * bend(loss, logits, example.targets, signs), 1)
+        if example.weights is not None:
+            bent = jnp.where(example.weights > 0, bent, 0)
+        lowest, total = state
+        return jnp.minimum(lowest, bent.min()), total + jnp.abs(bent).sum()
+
+    def is_concave(kernel, bias):
+        zero = jnp.zeros((), dtype)
+        state = batches.fold(bend_batch, (zero, zero), (kernel, bias), mean_x, loss)
+        lowest, total = state
+        return lowest < -CONCAVE * total / count
 
     def evaluate(kernel, bias):
         zero = jnp.zeros((), dtype)
@@ -170,4 +210,4 @@ def make_risk(
         sums = batches.fold(multiply_batch, zeros, head, direction, mean_x, loss)
         return jax.tree.map(lambda x: x / count, sums)
 
-    return RiskFunctions(evaluate, multiply)
+    return RiskFunctions(evaluate, multiply, is_concave)

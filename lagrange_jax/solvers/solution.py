@@ -17,7 +17,8 @@ class Status(enum.IntEnum):
     """How a solve ended.
 
     `SUCCESS`: right. `INACCURATE`: solved, but rounding leaves more room for error
-    than a percent. Anything else means: do not use the kernel.
+    than a percent. `STATIONARY`: all that can be told of a loss that is not convex.
+    Anything else means: do not use the kernel.
     """
 
     SUCCESS = 0
@@ -32,12 +33,16 @@ class Status(enum.IntEnum):
     MISMATCH = 9
     INACCURATE = 10
     INVALID_WEIGHTS = 11
+    STATIONARY = 12
+    NOT_CONVEX = 13
 
     @property
     def message(self) -> str:
         """A sentence that says what happened and what to do."""
         return _MESSAGES[self]
 
+
+USABLE = Status.SUCCESS, Status.INACCURATE, Status.STATIONARY
 
 _MESSAGES = {
     Status.SUCCESS: "The head is solved.",
@@ -88,6 +93,15 @@ _MESSAGES = {
         "the least possible one by more than a percent (see gap_bound). Standardise "
         "the features, ask for a smaller norm, or solve in float64."
     ),
+    Status.STATIONARY: (
+        "The loss is not convex. The head is a stationary point under the constraint; "
+        "another one may have less loss."
+    ),
+    Status.NOT_CONVEX: (
+        "The loss bends downwards at some examples, so that it is not convex and its "
+        "solution has no certificate. Correct the function, or ask for a stationary "
+        "point: from_function(..., is_convex=False)."
+    ),
 }
 
 
@@ -108,7 +122,8 @@ class HeadSolution(NamedTuple):
       stationarity: relative KKT residual, $\|\nabla L + 2 \mu M W\|$ over its terms.
       norm_error: `|norm_sq / wanted - 1|` for a met constraint, else zero.
       gap_bound: a certificate, `loss - global minimum <= gap_bound` for the loss
-        of these columns, whatever way the kernel was found.
+        of these columns, whatever way the kernel was found. Infinite for a loss that
+        is not convex.
       is_global: whether the second-order condition for a global minimiser holds.
       is_hard_case: whether the data leave part of the kernel free, so that it was
         filled in along the tie-break kernel.
@@ -129,9 +144,12 @@ class HeadSolution(NamedTuple):
 
 
 def is_usable(status: Int[ArrayLike, "*b"]) -> Bool[Array, "*b"]:
-    """Returns whether a kernel of this status may be used: solved, if inaccurately."""
+    """Returns whether a kernel of this status may be used.
+
+    It is solved, if inaccurately, or a stationary point of a loss that is not convex.
+    """
     status = jnp.asarray(status)
-    return (status == Status.SUCCESS) | (status == Status.INACCURATE)
+    return jnp.isin(status, jnp.array(USABLE, status.dtype))
 
 
 def check(info: Any) -> None:
@@ -149,7 +167,8 @@ def check(info: Any) -> None:
     for solution in leaves:
         if isinstance(solution, HeadSolution):
             status = np.asarray(solution.status)
-            for code in np.unique(status[status != Status.SUCCESS]):
+            is_right = np.isin(status, [Status.SUCCESS, Status.STATIONARY])
+            for code in np.unique(status[~is_right]):
                 count = int((status == code).sum())
                 text = f"{Status(code).name}: {count} of {status.size} heads"
                 if code == Status.INACCURATE:

@@ -19,6 +19,7 @@ SLOW = {
         "test_vmap_equals_a_loop_and_compiles_once",
         "test_weights_count_examples_and_mask_them",
     ),
+    "test_gaussian": ("test_a_network_gets_both_outputs",),
     "test_grid": (
         "test_a_grid_of_training_runs_is_a_loop_over_them",
         "test_devices_and_chunks_change_no_result",
@@ -34,6 +35,11 @@ SLOW = {
         "test_default_norm_generalises",
         "test_features_kept_or_computed_anew",
         "test_sequence_heads_count_positions",
+    ),
+    "test_losses": (
+        "test_a_function_that_is_not_convex_has_no_certificate",
+        "test_joint_thresholds_are_those_of_scipy",
+        "test_thresholds_of_a_zero_kernel_are_log_odds",
     ),
     "test_norm_path": ("test_path_equals_single_solves",),
     "test_properties": (

@@ -16,10 +16,18 @@ import optax
 import pytest
 from scipy.optimize import check_grad, minimize
 from scipy.special import expit, log_expit, xlogy
+from sklearn.linear_model import (
+    HuberRegressor,
+    LogisticRegression,
+    PoissonRegressor,
+    QuantileRegressor,
+)
 
 import lagrange_jax as lj
 from lagrange_jax import losses
+from lagrange_jax.batches import as_batches
 from lagrange_jax.constraints import fixed_norm
+from lagrange_jax.solvers.examples import example_statistics
 
 THRESHOLDS = (-1.0, 0.2, 1.5)
 N, D = 120, 4
@@ -110,16 +118,26 @@ def data(name):
     return np.float32(features), targets, weights, offset
 
 
-@functools.partial(jax.jit, static_argnames="name")
+@functools.partial(jax.jit, static_argnames="k")
+def solve_within(loss, k, examples, norm_sq):
+    """At most this norm; one program for all data, norms and numbers of a loss."""
+    bound = fixed_norm(norm_sq, per_output=False, relation="at_most")
+    return lj.solve_convex(examples, bound, loss=loss, num_outputs=k)
+
+
 def solve(name, norm_sq):
-    """At most this norm; one program for all norms."""
     case, (features, targets, weights, offset) = CASES[name], data(name)
-    return lj.solve_convex(
-        ((features, offset), jnp.asarray(targets), weights),
-        fixed_norm(norm_sq, per_output=False, relation="at_most"),
-        loss=case.loss,
-        num_outputs=case.k,
-    )
+    examples = (features, offset), jnp.asarray(targets), weights
+    return solve_within(case.loss, case.k, examples, jnp.float32(norm_sq))
+
+
+def solve_plainly(name, loss, norm_sq):
+    """Without weights and offset, and with other numbers of the loss."""
+    case, (features, targets, weights, offset) = CASES[name], data(name)
+    examples = (features, 0 * offset), jnp.asarray(targets), np.ones_like(weights)
+    head = solve_within(loss, case.k, examples, jnp.float32(norm_sq))
+    lj.check(head)
+    return features.astype(float), targets, head
 
 
 def mean_value(name, flat):
@@ -133,7 +151,7 @@ def mean_value(name, flat):
 @pytest.mark.parametrize("norm_sq", [1e-2, 0.5, 1e3])
 @pytest.mark.parametrize("name", CASES)
 def test_loss_is_that_of_scipy(name, norm_sq):
-    head = solve(name, jnp.float32(norm_sq))
+    head = solve(name, norm_sq)
     lj.check(head)
     multiplier, k = float(head.multiplier), CASES[name].k
     assert multiplier >= 0 and head.norm_sq <= norm_sq * (1 + 1e-5)
@@ -155,12 +173,22 @@ def test_loss_is_that_of_scipy(name, norm_sq):
     assert head.gap_bound >= 0
 
 
-@pytest.mark.parametrize("name", CASES)
+JOINT = "joint thresholds"
+
+
+@pytest.mark.parametrize("name", [*CASES, "gaussian", JOINT])
 def test_derivatives_are_those_of_the_value(name, x64):
-    case, (_, targets, _, _) = CASES[name], data(name)
-    kind, p = case.loss
-    t = kind.read(p, jnp.asarray(targets[:5]), case.k, jnp.float64).values
-    z = jnp.asarray(np.random.default_rng(1).normal(size=(5, case.k)))
+    kind, p, k, targets = losses.gaussian().kind, (), 4, data("squared")[1]
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(5, 4))
+    if name in CASES:
+        (kind, p), k, targets = CASES[name].loss, CASES[name].k, data(name)[1]
+        z = z[:, :k]
+    elif name == JOINT:
+        kind, k, targets = losses.ordinal(num_classes=4).kind, 1, data("ordinal")[1]
+        z = -np.sort(z[:, :3])
+    z = jnp.asarray(z)
+    t = kind.read(p, jnp.asarray(targets[:5]), k, jnp.float64).values
     value = lambda z: kind.value(p, z, t).sum()  # noqa: E731
     slope = jax.grad(value)(z)
     if kind.slope is not None:
@@ -208,6 +236,8 @@ def test_labels_of_every_kind_are_the_same_classes():
         (lambda: losses.quantile(1.0, smoothing=0.1), "level"),
         (lambda: losses.quantile(0.5, smoothing=0.0), "smoothing"),
         (lambda: losses.ordinal([1.0, 0.0]), "ascending"),
+        (lambda: losses.ordinal(), "num_classes to solve for them"),
+        (lambda: losses.ordinal([0.0], num_classes=2), "num_classes to solve for them"),
     ],
 )
 def test_mistakes_are_named(make, message):
@@ -253,3 +283,147 @@ def test_a_norm_of_zero_leaves_the_best_constant():
         lj.check(head)
         assert (head.kernel == 0).all()
         np.testing.assert_allclose(head.bias, constant, atol=tolerance)
+
+
+def of_each_output(make, targets, features):
+    """One regressor of scikit-learn an output: kernel `[d, k]`, bias, and them."""
+    fits = [make().fit(features, t) for t in targets.T]
+    kernel = np.stack([fit.coef_.ravel() for fit in fits], 1)
+    return kernel, np.array([np.ravel(fit.intercept_)[0] for fit in fits]), fits
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "strength"),
+    [
+        ("poisson", lambda: PoissonRegressor(alpha=0.02, tol=1e-9), 0.02),
+        (
+            "multi-label",
+            lambda: LogisticRegression(C=1 / (0.02 * N), tol=1e-9),
+            0.02,
+        ),
+    ],
+)
+def test_equals_scikit_learn_one_output_each(name, make, strength):
+    features, targets, _, _ = data(name)
+    kernel, bias, _ = of_each_output(make, targets, features.astype(float))
+    norm_sq = np.sum(kernel**2)
+    features, targets, head = solve_plainly(name, CASES[name].loss, norm_sq)
+    loss = CASES[name].values(features @ kernel + bias, targets).sum(1).mean()
+    np.testing.assert_allclose(head.objective, loss, rtol=1e-5)
+    np.testing.assert_allclose(2 * head.multiplier, strength, rtol=2e-3)
+    np.testing.assert_allclose(head.kernel, kernel, atol=2e-3)
+
+
+def test_equals_scikit_learns_huber_regression_of_its_scale():
+    """Its scale is estimated; at that scale its kernel is the one of our loss."""
+    features, targets, _, _ = data("huber")
+    target = targets[:, :1]
+    make = lambda: HuberRegressor(epsilon=1.35, alpha=5.0, tol=1e-9, max_iter=1000)  # noqa: E731
+    kernel, bias, (fit,) = of_each_output(make, target, features.astype(float))
+    delta = 1.35 * float(fit.scale_)
+    loss = losses.huber(delta)
+    norm = fixed_norm(np.sum(kernel**2), per_output=False, relation="at_most")
+    head = lj.solve_convex((features, np.float32(target)), norm, loss=loss)
+    lj.check(head)
+    values = lambda w, b: loss.kind.value(  # noqa: E731
+        loss.parameters,
+        jnp.float32(features @ np.asarray(w) + np.asarray(b)),
+        jnp.float32(target),
+    ).mean()
+    found, expected = values(head.kernel, head.bias), values(kernel, bias)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(head.kernel, kernel, atol=2e-3)
+
+
+def test_smoothed_quantiles_converge_to_the_linear_program():
+    features, targets, _, _ = data("quantile")
+    make = lambda: QuantileRegressor(quantile=0.2, alpha=0.0)  # noqa: E731
+    kernel, bias, _ = of_each_output(make, targets, features.astype(float))
+
+    def pinball_loss(kernel, bias):
+        r = features @ np.asarray(kernel) + np.asarray(bias) - targets
+        return (np.maximum(r, 0) - 0.2 * r).sum(1).mean()
+
+    least, excess = pinball_loss(kernel, bias), []
+    for smoothing in (0.3, 0.03, 0.01):
+        loss = losses.quantile(0.2, smoothing=smoothing)
+        _, _, head = solve_plainly("quantile", loss, 1e3)
+        excess.append(pinball_loss(head.kernel, head.bias) - least)
+        assert -1e-6 <= excess[-1] <= 2 * smoothing * np.log(2)
+    assert excess[2] < 2e-3 * least and excess[2] < excess[0] / 10
+
+
+def test_joint_thresholds_are_those_of_scipy():
+    features, labels, weights, _ = data("ordinal")
+    labels = labels.astype(np.int32)
+    norm_sq = 0.5
+    loss = losses.ordinal(num_classes=4)
+    head = solve_within(loss, 1, (features, labels, weights), jnp.float32(norm_sq))
+    lj.check(head)
+    assert (np.diff(-head.bias) > 0).all() and head.norm_sq <= norm_sq * (1 + 1e-5)
+    shares = weights.astype(float) / weights.sum(dtype=float)
+
+    def lagrangian(x, price):
+        z, first, steps = features.astype(float) @ x[:D], x[D], np.exp(x[D + 1 :])
+        edges = np.r_[-np.inf, first, first + np.cumsum(steps), np.inf]
+        at = labels.ravel()
+        share = expit(edges[at + 1] - z) - expit(edges[at] - z)
+        return -shares @ np.log(share) + price * (x[:D] @ x[:D] - norm_sq)
+
+    start = np.zeros(D + 3)
+    bound = minimize(lagrangian, start, args=(float(head.multiplier),), tol=1e-10)
+    np.testing.assert_allclose(head.objective, bound.fun, rtol=1e-5)
+    steps = np.exp(bound.x[D + 1 :])
+    thresholds = bound.x[D] + np.r_[0, np.cumsum(steps)]
+    np.testing.assert_allclose(-head.bias, thresholds, atol=5e-3)
+
+
+def test_thresholds_of_a_zero_kernel_are_log_odds():
+    features, labels, weights, _ = data("ordinal")
+    labels = np.where(labels == 2, 1, labels).astype(np.int32)  # a class is missing
+    loss = losses.ordinal(num_classes=4)
+    counts = np.bincount(labels.ravel(), weights, minlength=4).astype(np.float32)
+    thresholds = losses.ordinal_thresholds(counts, N)
+    below = np.cumsum(counts)[:-1] / counts.sum()
+    np.testing.assert_allclose(thresholds, np.log(below / (1 - below)), rtol=1e-5)
+    at_ends = losses.ordinal_thresholds(np.array([0, 5, 5, 0]))
+    np.testing.assert_allclose(at_ends, [np.log(0.05), 0, np.log(20)], atol=1e-6)
+    head = solve_within(loss, 1, (features, labels, weights), jnp.float32(1e-8))
+    lj.check(head)
+    np.testing.assert_allclose(-head.bias, thresholds, atol=1e-3)
+    with pytest.raises(ValueError, match="use_bias=True"):
+        norm = fixed_norm(1.0)
+        lj.solve_convex((features, labels), norm, loss=loss, use_bias=False)
+
+
+def poly(z, t):
+    one_hot = jax.nn.one_hot(t, z.shape[1], dtype=z.dtype)
+    return optax.losses.poly_loss_cross_entropy(z, one_hot, epsilon=5.0)
+
+
+def test_a_function_that_is_not_convex_has_no_certificate():
+    """`poly_loss` with epsilon 5 bends downwards where a class is unlikely."""
+    rng = np.random.default_rng(0)
+    features = np.float32(rng.normal(size=(60, 2)))
+    noise = rng.gumbel(size=(60, 4))
+    labels = np.argmax(features @ rng.normal(size=(2, 4)) + noise, 1)
+    loss = losses.from_function(poly, takes_labels=True)
+    head = solve_within(loss, 4, (features, labels), jnp.float32(1))
+    assert head.status == lj.Status.NOT_CONVEX
+    with pytest.raises(ValueError, match="is_convex=False"):
+        lj.check(head)
+    with pytest.raises(ValueError, match="Leave out the mean"):
+        mean = losses.from_function(lambda z, t: jnp.mean((z - t) ** 2))
+        jax.eval_shape(lambda z: mean.kind.value((), z, z), features)
+
+
+def test_curvature_is_the_mean_second_derivative_on_the_data():
+    features, targets, weights, _ = data("custom")
+    batches = as_batches((features, jnp.asarray(np.float32(targets)), weights))
+    loss = CASES["custom"].loss
+    found = example_statistics(batches, loss, 2)
+    function = lambda z, t: optax.losses.log_cosh(z, t).sum()  # noqa: E731
+    bias = jnp.broadcast_to(found.start.bias[None], targets.shape)
+    hessians = jax.vmap(jax.hessian(function))(bias, jnp.float32(targets))
+    mean = np.average(np.diagonal(hessians, axis1=1, axis2=2), 0, weights)
+    np.testing.assert_allclose(found.curvature, mean, rtol=1e-4)
