@@ -50,9 +50,11 @@ def gaussian() -> Loss:
       ... )
       >>> loss = lj.losses.gaussian()
       >>> head = lj.solve_convex((features, targets), norm, loss=loss)
-      >>> mean, log_variance = features[:2] @ head.kernel + head.bias
       >>> print(lj.Status(head.status).name)
       STATIONARY
+      >>> print((features[:2] @ head.kernel + head.bias + 0.01).round(1))
+      [[0.  0. ]
+       [1.  1.4]]
     """
     return Loss(GAUSSIAN)
 

@@ -66,8 +66,9 @@ def ordinal(thresholds: Any = None, *, num_classes: int | None = None) -> Loss:
       >>> norm = lj.constraints.fixed_norm(1.0)
       >>> loss = lj.losses.ordinal(num_classes=3)
       >>> head = lj.solve_convex((features, labels), norm, loss=loss)
-      >>> print(-head.bias)  # the thresholds
-      [0.028 1.836]
+      >>> first, second = -head.bias
+      >>> print(f"{first:.1f} {second:.1f}")  # the thresholds
+      -0.2 2.1
     """
     if (thresholds is None) == (num_classes is None):
         raise ValueError(
