@@ -1,7 +1,7 @@
 """Arrays or a stream of batches, seen as one fold."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from lagrange_jax._checks import require_count, require_numbers, require_real
+from lagrange_jax._passes import Passes
 from lagrange_jax.types import Batch, Batches
 
 __all__ = ["as_batch", "as_batches", "as_inputs", "is_arrays", "require_examples"]
@@ -87,7 +88,7 @@ def as_inputs(tree: Any, name: str = "inputs") -> Any:
     return jax.tree.map(lambda x: x if isinstance(x, known) else jnp.asarray(x), tree)
 
 
-def as_batches(data: Any, batch_size: int = 1024) -> Batches:
+def as_batches(data: Any, batch_size: int = 1024, *, by_head: bool = False) -> Batches:
     """Returns `data` as `Batches`.
 
     Args:
@@ -99,6 +100,8 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
       batch_size: examples in one forward pass when `data` is one batch. The last pass
         takes what is left over; nothing is padded. A graph, whose arrays have
         different leading axes, is taken whole.
+      by_head: whether targets are a dictionary of arrays, one a head; weights may be
+        one as well.
 
     Returns:
       The `Batches`.
@@ -110,17 +113,21 @@ def as_batches(data: Any, batch_size: int = 1024) -> Batches:
     """
     require_count("batch_size", batch_size)
     if is_arrays(data):
-        return _from_arrays(as_batch(data), batch_size)
+        return _from_arrays(as_batch(data, by_head=by_head), batch_size)
     if isinstance(data, Iterable) and not hasattr(data, "shape"):
-        return _from_stream(data)
+        return _from_stream(data, partial(as_batch, by_head=by_head))
     raise TypeError(
         f"expected {_EXPECTED}, a dictionary, or an iterable of such batches; got "
         f"{type(data).__name__}."
     )
 
 
-def require_examples(data: Any) -> Batch:
+def require_examples(data: Any, *, by_head: bool = False) -> Batch:
     """Returns one batch as a `Batch` of the arrays that it holds.
+
+    Args:
+      data: one batch.
+      by_head: as in `as_batches`.
 
     Raises:
       ValueError: if it is none.
@@ -135,18 +142,21 @@ def require_examples(data: Any) -> Batch:
             f"expected a batch {_EXPECTED}, or a dictionary; got {type(data).__name__}."
         )
     inputs, targets, weights = (*data, None)[:3]
-    if isinstance(targets, Mapping):
+    if isinstance(targets, Mapping) != by_head:
+        found = sorted(map(str, targets)) if isinstance(targets, Mapping) else "one"
+        wanted = "a dict of arrays, one a head" if by_head else "one array, that of the"
         raise ValueError(
-            "expected targets as one array, the one that the head is solved for; got "
-            f"a dict of {sorted(map(str, targets))}."
+            f"expected targets as {wanted}{'' if by_head else ' head'}; got {found}. "
+            "Several heads are solved for by initializers.heads."
         )
-    inputs = jax.tree.map(lambda x: _as_array("inputs", x), inputs, is_leaf=_is_leaf)
-    targets, weights = _as_array("targets", targets), _as_array("weights", weights)
-    require_numbers("inputs", inputs)
-    require_real("targets", targets)
-    if weights is not None:
-        require_real("weights", weights)
-    return Batch(inputs, targets, weights)
+    fields = dict(inputs=inputs, targets=targets, weights=weights)
+    for name, value in fields.items():
+        read = partial(_as_array, name)
+        fields[name] = value = jax.tree.map(read, value, is_leaf=_is_leaf)
+        check = require_numbers if name == "inputs" else require_real
+        for leaf in [value] if name == "inputs" else jax.tree.leaves(value):
+            check(name, leaf)
+    return Batch(**fields)
 
 
 def _from_fields(data: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -164,19 +174,32 @@ def _from_fields(data: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return inputs, data[targets[0]], data[weights[0]] if weights else None
 
 
-def as_batch(data: Any) -> Batch:
+def as_batch(data: Any, *, by_head: bool = False) -> Batch:
     """Returns one batch as a `Batch` of JAX arrays.
+
+    Args:
+      data: one batch.
+      by_head: as in `as_batches`.
 
     Raises:
       ValueError: if there are no examples, lengths differ, or the weights are no
         weights.
       TypeError: if it holds something else than numbers.
     """
-    batch = jax.tree.map(jnp.asarray, require_examples(data))
+    batch = jax.tree.map(jnp.asarray, require_examples(data, by_head=by_head))
     _require_rows(batch)
-    weights, shape = batch.weights, batch.targets.shape
+    weights, targets = batch.weights, batch.targets
+    if isinstance(weights, Mapping):
+        read = {name: _read_weights(w, targets[name]) for name, w in weights.items()}
+        return batch._replace(weights=read)
     if weights is None:
         return batch
+    first = jax.tree.leaves(targets)[0]
+    return batch._replace(weights=_read_weights(weights, first))
+
+
+def _read_weights(weights, targets):
+    shape = targets.shape
     fits = weights.ndim > 0 and weights.shape == shape[: weights.ndim]
     if not fits or jnp.issubdtype(weights.dtype, jnp.integer):
         raise ValueError(
@@ -184,7 +207,7 @@ def as_batch(data: Any) -> Batch:
             f"one a position of targets {list(shape)}; got "
             f"{weights.dtype}{list(weights.shape)}."
         )
-    return batch._replace(weights=weights.astype(jnp.result_type(float)))
+    return weights.astype(jnp.result_type(float))
 
 
 def _require_rows(batch: Batch) -> None:
@@ -203,7 +226,7 @@ def _is_graph(batch: Batch) -> bool:
 
 
 def _from_arrays(batch: Batch, batch_size: int) -> Batches:
-    num_examples = len(batch.targets)
+    num_examples = len(jax.tree.leaves(batch.targets)[0])
     size = num_examples if _is_graph(batch) else min(batch_size, num_examples)
     num_full, rest = divmod(num_examples, size)
 
@@ -235,58 +258,21 @@ def _from_arrays(batch: Batch, batch_size: int) -> Batches:
     return Batches(fold, rows(0, size), lax.while_loop, collect)
 
 
-def _from_stream(stream: Iterable[Any]) -> Batches:
-    passes = _Passes(stream)
+def _from_stream(stream: Iterable[Any], read: Callable[[Any], Batch]) -> Batches:
+    passes = Passes(stream)
 
     def fold(step, state, *constants):
         step = jax.jit(step)
         for batch in passes():
-            state = step(state, as_batch(batch), *constants)
+            state = step(state, read(batch), *constants)
         return state
 
     def collect(function, *constants):
         function = jax.jit(function)
-        numbered = enumerate(map(as_batch, passes()))
+        numbered = enumerate(map(read, passes()))
         return _join([function(i, batch, *constants) for i, batch in numbered])
 
-    return Batches(fold, as_batch(passes.first), _while_loop, collect)
-
-
-class _Passes:
-    """Goes over a stream again and again, and loses nothing of it unnoticed.
-
-    The first pass goes on where looking at the first batch began, so that a loader
-    that hands out one shared iterator loses nothing; a later pass that is shorter or
-    longer than the first is refused.
-    """
-
-    def __init__(self, stream: Iterable[Any]):
-        self.stream, self.count = stream, None
-        self.iterator = iter(stream)
-        self.first = next(self.iterator, None)
-        if self.first is None:
-            raise ValueError("expected at least one batch; the iterable is empty.")
-        self.pending = itertools.chain([self.first], self.iterator)
-
-    def __call__(self) -> Iterator[Any]:
-        batches, self.pending = self.pending, None
-        if batches is None:
-            batches = iter(self.stream)
-            if batches is self.iterator:
-                raise ValueError(
-                    "the iterator of batches is used up, and a second pass was asked "
-                    "for. Pass a list, or an object whose __iter__ starts anew."
-                )
-        count = 0
-        for batch in batches:
-            yield batch
-            count += 1
-        if self.count not in (None, count):
-            raise ValueError(
-                f"the first pass over the batches gave {self.count}, a later one "
-                f"{count}. Pass a list, or an object whose __iter__ starts anew."
-            )
-        self.count = count
+    return Batches(fold, read(passes.first), _while_loop, collect)
 
 
 def _while_loop(condition, body, state):

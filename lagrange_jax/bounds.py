@@ -15,7 +15,7 @@ from lagrange_jax.types import Batch, Key
 __all__ = ["Constraint", "Metric", "Problem", "Relation"]
 
 Relation = Literal["equality", "at_most"]
-Metric = Literal["euclidean", "output_variance"]
+Metric = Literal["euclidean", "output_variance", "feature_variance"]
 
 
 class Problem(NamedTuple):
@@ -44,8 +44,10 @@ class Constraint(NamedTuple):
         hash alike; any function of a `Problem` serves as well. A radius of zero asks
         for the zero kernel with its optimal bias.
       relation: `"equality"` (on the sphere) or `"at_most"` (in the ball).
-      metric: `"euclidean"`, or `"output_variance"` to measure a column by
-        $w^T S w$ over the mean variance of the features.
+      metric: `"euclidean"`; `"output_variance"` to measure a column by $w^T S w$ over
+        the mean variance of the features; or `"feature_variance"` with the diagonal of
+        S in its place, as if the features were standardised: the two agree where
+        features are uncorrelated. A constant feature counts as one of mean variance.
     """
 
     radius_sq: Callable[[Problem], Float[Array, "*k"]]

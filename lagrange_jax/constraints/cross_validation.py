@@ -18,6 +18,7 @@ from lagrange_jax._checks import require_count, require_shapes
 from lagrange_jax.batches import as_batches
 from lagrange_jax.bounds import (
     Constraint,
+    Metric,
     Problem,
     Relation,
     hashable,
@@ -48,7 +49,11 @@ BLOCK_SIZE = 4096
 
 
 def cross_validated_norm(
-    norm_sq: Any = None, *, num_folds: int = 5, relation: Relation = "equality"
+    norm_sq: Any = None,
+    *,
+    num_folds: int = 5,
+    relation: Relation = "equality",
+    metric: Metric = "euclidean",
 ) -> Constraint:
     """The norm of least loss on held-out examples.
 
@@ -59,6 +64,7 @@ def cross_validated_norm(
       num_folds: parts of the examples with weight, at random but with equal shares of
         each class, each held out once.
       relation: of the final head to the norm.
+      metric: what norms are measured by, `"euclidean"` or `"feature_variance"`.
 
     Returns:
       The `Constraint`, for `lagrange(..., loss="cross_entropy")` or another loss that
@@ -66,7 +72,7 @@ def cross_validated_norm(
 
     Raises:
       ValueError: if a norm is not positive, there are fewer than three, fewer than
-        two folds are asked for, or the relation is unknown.
+        two folds are asked for, or the relation or the metric is unknown.
     """
     require_count("num_folds", num_folds, least=2)
     if norm_sq is not None:
@@ -74,7 +80,7 @@ def cross_validated_norm(
         norm_sq = hashable(require_norm(norm_sq, len(norm_sq)))
         if len(norm_sq) < 3:
             raise ValueError(f"expected at least three norm_sq; got {len(norm_sq)}.")
-    return make_constraint(_CrossValidation(norm_sq, num_folds), relation)
+    return make_constraint(_CrossValidation(norm_sq, num_folds), relation, metric)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,7 +130,9 @@ def at_strength(
         (see `Problem`), or a function `criterion(spectrum, strength) -> [k]`.
       per_output: one strength and one sphere an output, or one for all.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      metric: what the norm is measured by; the strength is that of `"euclidean"`.
+      metric: what the norm is measured by. With `"feature_variance"` the strength is
+        that of features which all have their mean variance, with `"output_variance"`
+        that of `"euclidean"`.
 
     Returns:
       The `Constraint`.

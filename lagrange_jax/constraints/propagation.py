@@ -10,7 +10,9 @@ moments take the place of variances. Every constraint has three switches:
 - `relation`: `"equality"` (on the sphere) or `"at_most"` (in the ball).
 - `metric`: `"output_variance"` measures $w^T S w$, the true variance of the output,
   instead of $\|w\|^2$ times the mean variance of the features; this drops the
-  assumption of uncorrelated features of equal variance.
+  assumption of uncorrelated features of equal variance. `"feature_variance"` measures
+  $\sum_i s_{ii} w_i^2$ and drops that of equal variance alone: the norm of a head on
+  standardised features, folded back.
 
 References:
   X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward
@@ -68,7 +70,8 @@ def variance_scaling(
       mode: which fan the scale is divided by.
       per_output: one sphere an output, or one for the whole kernel.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      metric: the kernel's Euclidean norm, or the variance of its output.
+      metric: the kernel's Euclidean norm, the variance of its output, or the norm
+        on standardised features.
 
     Returns:
       The `Constraint`.
@@ -119,7 +122,8 @@ def fixed_norm(
         mean variance of the features.
       per_output: one sphere an output, or one for the whole kernel.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
-      metric: the kernel's Euclidean norm, or the variance of its output.
+      metric: the kernel's Euclidean norm, the variance of its output, or the norm
+        on standardised features.
 
     Returns:
       The `Constraint`.

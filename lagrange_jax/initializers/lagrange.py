@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
+from lagrange_jax._checks import require_count, require_shapes
 from lagrange_jax.batches import as_batches
-from lagrange_jax.bounds import Constraint, Problem
+from lagrange_jax.bounds import Constraint, Problem, hashable
 from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
-from lagrange_jax.initializers.rows import at_least_float32, head_rows, tap_head
+from lagrange_jax.initializers.plan import Plan, moment_dtype, run_plan
+from lagrange_jax.initializers.rows import IGNORED, head_rows, tap_head
 from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
@@ -22,14 +26,24 @@ from lagrange_jax.models.params import get_head
 from lagrange_jax.solvers.convex import (
     DEFAULT_SEARCH,
     SearchOptions,
-    require_euclidean,
+    require_metric,
 )
 from lagrange_jax.solvers.examples import example_statistics
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.least_squares import solve_least_squares
+from lagrange_jax.solvers.substitution import (
+    changed,
+    evened,
+    make_center,
+    map_batches,
+    require_center,
+    restore,
+    scale_features,
+    shift_logits,
+)
 from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import decompose
-from lagrange_jax.types import Batch, Batches, InitTransform
+from lagrange_jax.types import Batch, InitTransform
 
 __all__ = ["lagrange"]
 
@@ -38,8 +52,10 @@ def lagrange(
     constraint: Constraint | None = None,
     *,
     loss: Literal["squared_error", "cross_entropy"] | Loss = "squared_error",
+    center: Literal["current"] | Float[ArrayLike, "d k"] | None = None,
     search: SearchOptions = DEFAULT_SEARCH,
     keep_features: bool = True,
+    ignore_index: int = IGNORED,
 ) -> InitTransform:
     r"""Solves for the head: the least initial loss that the norm allows.
 
@@ -56,16 +72,23 @@ def lagrange(
     with one output is a binary one. Of a loss that is not convex (`losses.gaussian()`,
     means and log-variances) a stationary point, which the status tells.
 
+    *A bound about a given head* (`center`). The norm is that of the change: the least
+    loss within a distance of a pretrained head, of zero-shot prototypes, of
+    yesterday's task. The bias is free.
+
     Args:
       constraint: the norm constraint. None takes for squared error `loss_within()`,
         which measured best in the study `rul` whatever the scale of the
         targets, and for other losses `cross_validated_norm()`.
       loss: `"squared_error"`, `"cross_entropy"`, or a `Loss` such as
         `losses.softmax(label_smoothing=0.1)`.
+      center: `"current"` for the kernel that the head has, or a kernel `[d, k]`; None
+        for zero.
       search: options of the search; squared error needs none.
       keep_features: whether the features of all examples are computed once and kept
         for the search, N x d numbers; else every evaluation takes all examples through
         the network, and memory is that of a batch.
+      ignore_index: the label of rows that do not count, in losses of classes.
 
     Returns:
       An init transform; its info is the `HeadSolution`.
@@ -78,9 +101,11 @@ def lagrange(
             "expected a constraint, such as constraints.variance_scaling() or "
             f"constraints.fixed_norm(1.0); got {constraint!r}."
         )
+    require_count("ignore_index", ignore_index, least=-(2**31))
+    center = _read_center(center)
     if isinstance(loss, str) and loss == "squared_error":
         constraint = loss_within() if constraint is None else constraint
-        return _Lagrange(_squared_error, (constraint,))
+        return _Lagrange(_squared_error, _Options(constraint, center))
     if isinstance(loss, str) and loss != "cross_entropy":
         raise ValueError(
             "expected loss to be 'squared_error', 'cross_entropy' or a Loss, such as "
@@ -88,85 +113,133 @@ def lagrange(
         )
     search.require()
     constraint = cross_validated_norm() if constraint is None else constraint
-    require_euclidean(constraint)
+    require_metric(constraint.metric)
     if constraint.needs_examples and not keep_features:
         raise ValueError(
             "this constraint goes over the features too often to compute them anew: "
             "name a norm, constraints.fixed_norm(c, per_output=False) say, or keep the "
             "features."
         )
-    return _Lagrange(_convex, (constraint, as_loss(loss), search, keep_features))
+    options = constraint, center, as_loss(loss), search, keep_features, ignore_index
+    return _Lagrange(_convex, _Options(*options))
+
+
+def _read_center(center):
+    """The centre as something that is hashed; raises where it is none."""
+    if center is None or (isinstance(center, str) and center == "current"):
+        return center
+    if isinstance(center, str):
+        raise ValueError(
+            f"expected center 'current' or a kernel [d, k]; got {center!r}."
+        )
+    require_shapes({"center": "d k"}, {"center": center})
+    return hashable(center)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Lagrange:
     """An init transform that equals another one of the same options."""
 
-    make: Callable[..., InitTransform]
-    options: tuple[Any, ...]
+    make: Callable[..., Plan]
+    options: Any
+
+    def plan(self, key, model, variables, first) -> Plan:
+        """What the transform wants of one pass over the examples."""
+        return self.make(self.options, key, model, variables, first)
 
     def __call__(self, key, model, variables, batches):
-        return self.make(*self.options)(key, model, variables, batches)
+        first = require_batches(batches, "lagrange").first
+        plan = self.plan(key, model, variables, first)
+        return run_plan(plan, variables, batches)
 
 
-def _squared_error(constraint: Constraint) -> InitTransform:
-    def init(key, model, variables, batches):
-        kernel, bias = get_head(model, variables)
-        dtype = _moment_dtype(model, variables, require_batches(batches, "lagrange"))
+class _Options(NamedTuple):
+    constraint: Constraint
+    center: Any
+    loss: Any = None
+    search: SearchOptions = DEFAULT_SEARCH
+    keep_features: bool = True
+    ignore_index: int = IGNORED
 
-        def step(state, batch, variables):
-            moments, key = state
-            key, tap_key = jax.random.split(key)
-            tap = tap_head(model, variables, batch.inputs, tap_key)
-            rows = head_rows(tap, batch, dtype=dtype)
-            targets = rows.targets
-            if rows.offset is not None:
-                targets = targets - rows.offset
-            return update_moments(moments, rows.features, targets, rows.weights), key
 
-        num_features, num_outputs = kernel.shape
-        moments = init_moments(num_features, num_outputs, dtype)
-        fold = require_batches(batches, "lagrange").fold
-        moments, _ = fold(step, (moments, key), variables)
-        options = as_static(constraint), bias is not None
-        solution = _solve_moments(moments, key, kernel, *options)
+def _squared_error(options: _Options, key, model, variables, first) -> Plan:
+    kernel, bias = get_head(model, variables)
+    dtype = moment_dtype(model, variables, first)
+
+    def step(state, batch, variables):
+        moments, key = state
+        key, tap_key = jax.random.split(key)
+        tap = tap_head(model, variables, batch.inputs, tap_key)
+        rows = head_rows(tap, batch, dtype=dtype)
+        targets = rows.targets
+        if rows.offset is not None:
+            targets = targets - rows.offset
+        return update_moments(moments, rows.features, targets, rows.weights), key
+
+    def finish(state, variables, batches):
+        moments, key = state
+        center = _center(options.center, kernel, dtype)
+        static = as_static(options.constraint), bias is not None
+        solution = _solve_moments(moments, key, kernel, center, *static)
         return place_head(model, variables, solution, first=batches.first, key=key)
 
-    return init
+    d, k = kernel.shape
+    return Plan(finish, fold=((init_moments(d, k, dtype), key), step))
 
 
 @functools.partial(jax.jit, static_argnames=("constraint", "use_bias"))
-def _solve_moments(moments, key, kernel, constraint, use_bias):
+def _solve_moments(moments, key, kernel, center, constraint, use_bias):
     # One program for arrays and streams: what fails ends in a status in both.
     constraint = getattr(constraint, "held", constraint)
     problem = Problem(decompose(moments, use_bias=use_bias), key)
-    return solve_least_squares(problem, constraint, tie_break=kernel)
+    return solve_least_squares(problem, constraint, tie_break=kernel, center=center)
 
 
-def _convex(
-    constraint: Constraint, loss: Loss, search: SearchOptions, keep_features: bool
-) -> InitTransform:
-    def init(key, model, variables, batches):
-        kernel, bias = get_head(model, variables)
-        num_outputs = kernel.shape[1]
-        tap_key, fold_key = jax.random.split(key)
-        batches, kept = require_batches(batches, "lagrange"), None
-        first, counted = batches.first, as_loss(loss, num_outputs)
-        tap = _tap(model, variables, batches, counted)
-        if keep_features:
-            kept = _collect(batches, tap, variables, tap_key)
-            batches = as_batches(kept, search.batch_size)
-        else:
-            batches = _tap_anew(batches, tap, variables, tap_key)
+def _center(center, kernel, dtype):
+    """The kernel that the bound is about; None for zero."""
+    if center is None:
+        return None
+    center = kernel if isinstance(center, str) else jnp.asarray(center, dtype)
+    require_center(center, kernel.shape)
+    return center.astype(dtype)
+
+
+def _convex(options: _Options, key, model, variables, first) -> Plan:
+    kernel, bias = get_head(model, variables)
+    num_outputs = kernel.shape[1]
+    tap_key, fold_key = jax.random.split(key)
+    loss, search = as_loss(options.loss, num_outputs), options.search
+    dtype = moment_dtype(model, variables, first)
+    constraint = options.constraint
+    read: Any = dict(loss=loss, ignore_index=options.ignore_index)
+
+    def tap(index, batch, variables):
+        key = jax.random.fold_in(tap_key, index)
+        found = tap_head(model, variables, batch.inputs, key)
+        rows = head_rows(found, batch, dtype=dtype, **read)
+        inputs = rows.features
+        if rows.offset is not None:
+            inputs = rows.features, rows.offset
+        return Batch(inputs, rows.targets, rows.weights)
+
+    def finish(kept, variables, batches):
+        examples = map_batches(batches, tap, variables) if kept is None else kept
+        as_fold = lambda x: as_batches(x, search.batch_size) if kept else x  # noqa: E731
+        center = _center(options.center, kernel, dtype)
+        center = make_center(center, as_fold(examples).first, num_outputs)
+        examples = changed(examples, shift_logits, center)
         statistics = example_statistics(
-            batches, counted, num_outputs, use_bias=bias is not None
+            as_fold(examples), loss, num_outputs, use_bias=bias is not None
         )
         _require_one_bias(statistics.start.bias, num_outputs)
-        problem = Problem(statistics.spectrum, fold_key, kept, counted)
+        statistics, scale = evened(statistics, constraint.metric)
+        examples = changed(examples, scale_features, scale)
+        known = examples if kept else None
+        problem = Problem(statistics.spectrum, fold_key, known, loss)
         solution = fit_head(
-            batches,
+            as_fold(examples),
             statistics,
-            counted,
+            loss,
             constraint.radius_sq(problem),
             relation=constraint.relation,
             tie_break=kernel.astype(statistics.curvature.dtype),
@@ -176,13 +249,13 @@ def _convex(
         return place_head(
             model,
             variables,
-            solution,
-            first=first,
+            restore(solution, center, scale),
+            first=batches.first,
             key=jax.random.fold_in(tap_key, 0),
-            loss=counted,
+            **read,
         )
 
-    return init
+    return Plan(finish, collect=tap if options.keep_features else None)
 
 
 def _require_one_bias(bias, num_outputs):
@@ -193,61 +266,3 @@ def _require_one_bias(bias, num_outputs):
             "losses.ordinal_thresholds(shares); then lagrange(loss=losses.ordinal("
             "thresholds)), and the same thresholds in the model."
         )
-
-
-def _tap(model, variables, batches, loss):
-    """Returns the function that makes of a batch of inputs one of features."""
-    dtype = _moment_dtype(model, variables, batches)
-
-    def tap(index, batch, variables, key):
-        key = jax.random.fold_in(key, index)
-        found = tap_head(model, variables, batch.inputs, key)
-        rows = head_rows(found, batch, loss=loss, dtype=dtype)
-        inputs = rows.features
-        if rows.offset is not None:
-            inputs = rows.features, rows.offset
-        return Batch(inputs, rows.targets, rows.weights)
-
-    return tap
-
-
-def _collect(batches, tap, variables, key) -> Batch:
-    """The inputs of the head, computed once and kept."""
-    if batches.collect is None:
-        raise ValueError(
-            "examples that are spread over devices cannot be kept in one place: pass "
-            "lagrange(..., keep_features=False), or data on one device."
-        )
-    return batches.collect(tap, variables, key)
-
-
-def _tap_anew(batches, tap, variables, key) -> Batches:
-    """The inputs of the head, computed at every pass."""
-
-    @functools.cache  # one function a step, so that a stream compiles it once
-    def tapped(step):
-        def step_of_tap(state, batch, variables, key, *constants):
-            state, index = state
-            batch = tap(index, batch, variables, key)
-            return step(state, batch, *constants), index + 1
-
-        return step_of_tap
-
-    def fold(step, state, *constants):
-        state = (state, jnp.int32(0))
-        return batches.fold(tapped(step), state, variables, key, *constants)[0]
-
-    first = tap(0, batches.first, variables, key)
-    return Batches(fold, first, batches.while_loop)
-
-
-def _moment_dtype(model, variables, batches):
-    """float64 where parameters, features or targets are, else float32."""
-    first = batches.first
-
-    def tapped(variables, inputs, key):
-        return tap_head(model, variables, inputs, key).inputs
-
-    features = jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))
-    kernel = get_head(model, variables).kernel
-    return at_least_float32(kernel, features, first.targets)

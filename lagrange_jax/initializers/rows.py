@@ -43,7 +43,12 @@ def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:
 
 
 def head_rows(
-    tap: Tap, batch: Batch, *, loss: Loss | None = None, dtype: Any = None
+    tap: Tap,
+    batch: Batch,
+    *,
+    loss: Loss | None = None,
+    ignore_index: int = IGNORED,
+    dtype: Any = None,
 ) -> Rows:
     """Returns features, targets, weights and offset of a batch, row by row.
 
@@ -55,7 +60,8 @@ def head_rows(
       batch: where the targets and weights are.
       loss: what the targets are for; None for the squared error. If it takes labels,
         integers, booleans, and floating-point numbers where there are several outputs
-        may be labels; the label -100 marks a row that does not count.
+        may be labels.
+      ignore_index: the label that marks a row that does not count.
       dtype: of the arrays returned; None leaves them as they are.
 
     Raises:
@@ -65,7 +71,7 @@ def head_rows(
     targets, used = batch.targets, None
     takes_labels = loss is not None and loss.kind.takes_labels
     if takes_labels:
-        targets, used = _as_labels(targets, lead, k)
+        targets, used = _as_labels(targets, lead, k, ignore_index)
     elif loss is None:
         _require_floating(targets, k)
     width = k if loss is None else loss.kind.num_targets(k)
@@ -105,7 +111,7 @@ def _require_floating(targets, num_outputs):
         )
 
 
-def _as_labels(targets, lead, k):
+def _as_labels(targets, lead, k, ignore_index):
     """Returns labels as int32 or probabilities, and which labels count.
 
     Labels are integers, booleans, or numbers like 2.0; other numbers in the place of a
@@ -122,8 +128,8 @@ def _as_labels(targets, lead, k):
         whole = targets == jnp.round(targets)
         targets = jnp.where(whole, targets, -1)
     targets = targets.astype(jnp.int32)
-    used = (targets != IGNORED).reshape(-1)
-    return jnp.where(targets == IGNORED, 0, targets), used
+    is_used = targets != ignore_index
+    return jnp.where(is_used, targets, 0), is_used.reshape(-1)
 
 
 def _row_weights(weights, lead):

@@ -62,6 +62,10 @@ def chain(*transforms: InitTransform) -> InitTransform:
 class _Chain:
     transforms: tuple[InitTransform, ...]
 
+    @property
+    def by_head(self):
+        return any(map(_by_head, self.transforms))
+
     def __call__(self, key, model, variables, batches):
         infos = []
         for i, transform in enumerate(self.transforms):
@@ -254,13 +258,23 @@ def initialize(
         if mesh is not None and data is not None:
             return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
         if data is None or is_arrays(data):
-            batch = None if data is None else as_batch(data)
+            batch = None if data is None else as_batch(data, by_head=_by_head(init))
             return _initialize(key, batch, model, as_static(init), eval_batch_size)
         variables = jax.jit(model.init)(key)
-        return init(transform_key(key), model, variables, as_batches(data))
+        batches = as_batches(data, by_head=_by_head(init))
+        return init(transform_key(key), model, variables, batches)
+
+
+def _by_head(init):
+    """Whether a transform reads a dictionary of targets."""
+    return getattr(init, "by_head", False)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "init", "eval_batch_size"))
 def _initialize(key, batch, model, init, eval_batch_size):
-    batches = None if batch is None else as_batches(batch, eval_batch_size)
+    batches = (
+        None
+        if batch is None
+        else as_batches(batch, eval_batch_size, by_head=isinstance(batch.targets, dict))
+    )
     return init(transform_key(key), model, model.init(key), batches)

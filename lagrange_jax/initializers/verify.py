@@ -1,11 +1,13 @@
 """Does the network's own loss agree with that of the head that was solved?"""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lagrange_jax.initializers.rows import (
+    IGNORED,
     Rows,
     at_least_float32,
     head_rows,
@@ -14,7 +16,7 @@ from lagrange_jax.initializers.rows import (
 from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
 from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.numerics.linalg import dot
-from lagrange_jax.solvers.solution import HeadSolution, Status, is_usable
+from lagrange_jax.solvers.solution import Status, is_usable
 from lagrange_jax.types import Batch, Key, Model, Variables
 
 __all__ = ["place_head"]
@@ -36,12 +38,13 @@ def _losses(loss, rows, outputs):
 def place_head(
     model: Model,
     variables: Variables,
-    solution: HeadSolution,
+    solution: Any,
     *,
     first: Batch,
     key: Key,
     loss: Loss | None = None,
-) -> tuple[Variables, HeadSolution]:
+    ignore_index: int = IGNORED,
+) -> tuple[Variables, Any]:
     """Writes a solved head, unless the solve failed or the network disagrees.
 
     The network is run once more on the first batch, with the new head. Its mean loss
@@ -51,10 +54,11 @@ def place_head(
     Args:
       model: the network.
       variables: its variables with the old head.
-      solution: the new head.
+      solution: the new head: a record with kernel, bias and status.
       first: a batch of examples.
       key: what the network draws from where it is tapped in training mode.
       loss: what the head was solved for; None for the squared error.
+      ignore_index: the label of rows that do not count.
 
     Returns:
       The variables, and the solution with its status.
@@ -63,7 +67,8 @@ def place_head(
     kernel = solution.kernel.astype(old.kernel.dtype)
     bias = None if old.bias is None else solution.bias.astype(old.bias.dtype)
     placed = set_head(model, variables, kernel, bias)
-    agrees = _agrees(model, variables, placed, first, key, loss)
+    read_rows = partial(head_rows, loss=loss, ignore_index=ignore_index)
+    agrees = _agrees(model, variables, placed, first, key, loss, read_rows)
     is_solved = is_usable(solution.status)
     mismatch = jnp.asarray(Status.MISMATCH, solution.status.dtype)
     status = jnp.where(is_solved & ~agrees, mismatch, solution.status)
@@ -80,11 +85,11 @@ def place_head(
     )
 
 
-def _agrees(model, variables, placed, first, key, loss):
+def _agrees(model, variables, placed, first, key, loss, read_rows):
     tap = tap_head(model, variables, first.inputs, key)
     kernel, bias = get_head(model, placed)
     dtype = at_least_float32(kernel, first.targets)
-    rows = head_rows(tap, first, loss=loss, dtype=dtype)
+    rows = read_rows(tap, first, dtype=dtype)
     expected = dot(rows.features.astype(dtype), kernel.astype(dtype))
     if bias is not None:
         expected = expected + bias.astype(dtype)[None]

@@ -17,21 +17,33 @@ from lagrange_jax.ridge.path import (
     strength_of_norm,
     strength_to_multiplier,
 )
+from lagrange_jax.ridge.posterior import (
+    HeadPosterior,
+    Prediction,
+    kernel_covariance,
+    posterior,
+    predict,
+)
 from lagrange_jax.ridge.selection import StrengthChoice, choose_strength
 
 __all__ = [
     "Evidence",
+    "HeadPosterior",
+    "Prediction",
     "RidgeHead",
     "StrengthChoice",
     "choose_strength",
     "degrees_of_freedom",
     "evidence",
     "gcv",
+    "kernel_covariance",
     "leave_one_out",
     "leave_one_out_errors",
     "multiplier_to_strength",
     "negative_log_evidence",
     "norm_of_strength",
+    "posterior",
+    "predict",
     "ridge_loss",
     "ridge_path",
     "solve_ridge",

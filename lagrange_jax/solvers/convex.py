@@ -25,13 +25,21 @@ from lagrange_jax.losses.record import Loss
 from lagrange_jax.solvers.examples import example_statistics, num_outputs_of
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.solution import HeadSolution
-from lagrange_jax.types import Key
+from lagrange_jax.solvers.substitution import (
+    changed,
+    evened,
+    make_center,
+    restore,
+    scale_features,
+    shift_logits,
+)
+from lagrange_jax.types import Batch, Key
 
 __all__ = [
     "DEFAULT_SEARCH",
     "SearchOptions",
     "read_loss",
-    "require_euclidean",
+    "require_metric",
     "solve_convex",
 ]
 
@@ -68,6 +76,7 @@ def solve_convex(
     num_outputs: int | None = None,
     use_bias: bool = True,
     tie_break: Float[Array, "d k"] | None = None,
+    center: Float[Array, "d k"] | None = None,
     search: SearchOptions = DEFAULT_SEARCH,
     key: Key | None = None,
 ) -> HeadSolution:
@@ -75,13 +84,13 @@ def solve_convex(
 
     .. math:: \min_{W, b} \frac1N \sum_n a_n\, \ell(W^T \phi_n + b + o_n, t_n)
               \quad\text{s.t.}\quad \|W\|_F^2 = c \text{ or } \|w_j\|^2 = c_j
-              \text{ (or } \le)
+              \text{ (or } \le),
 
-    for a loss $\ell$ that is convex and smooth in the logits, such as those of
-    `lagrange_jax.losses`; of one that is not, such as `losses.gaussian()`, a stationary
-    point. The bias is not constrained. With arrays everything is
-    jitted, and may be traced and vmapped over examples, weights, norms and the numbers
-    of the loss. It is not differentiable.
+    or of the change $\|W - W_0\|$ of a `center` $W_0$, for a loss $\ell$ that is
+    convex and smooth in the logits, such as those of `lagrange_jax.losses`; of one that
+    is not, such as `losses.gaussian()`, a stationary point. The bias is not
+    constrained. With arrays everything is jitted, and may be traced and vmapped over
+    examples, weights, norms and the numbers of the loss. It is not differentiable.
 
     Args:
       examples: `(features [n, d], targets)` or `(features, targets, weights)`, or an
@@ -89,12 +98,16 @@ def solve_convex(
         evaluation of the loss. In place of the features a pair `(features, offset)`
         adds an offset $o_n$, `[n, k]`, to the logits: exposures, prior logits, a
         frozen part. Weights are non-negative.
-      constraint: the norm, such as `fixed_norm(1.0, per_output=False)`; Euclidean.
+      constraint: the norm, such as `fixed_norm(1.0, per_output=False)`, Euclidean or
+        with the metric `"feature_variance"`.
       loss: a `Loss`, or `"cross_entropy"`: softmax, and sigmoid for one output.
       num_outputs: k, outputs of the head. None reads it off the targets; integer
         labels do not tell it.
       use_bias: whether the head has a bias.
       tie_break: a kernel that fills what the data leave free; None: a fixed random one.
+      center: the kernel that the bound is about; None for zero. Norm, multiplier and
+        residual of the solution are those of the change. Its logits of all examples
+        are kept where these are arrays.
       search: tolerance, number of steps and batch size.
       key: PRNG key, for a constraint that draws, such as `cross_validated_norm()`.
 
@@ -117,19 +130,24 @@ def solve_convex(
         below zero.
     """
     require_kind("constraint", constraint, Constraint)
-    require_euclidean(constraint)
+    require_metric(constraint.metric)
     require_kind("search", search, SearchOptions)
     search.require()
     if tie_break is not None:
         require_real("tie_break", tie_break)
-    batches = None if is_arrays(examples) else as_batches(examples)
-    kept = as_batch(examples) if batches is None else None
-    loss, k = read_loss(kept if batches is None else batches.first, loss, num_outputs)
-    if batches is not None:
-        statistics = example_statistics(batches, loss, k, use_bias)
+    examples = as_batch(examples) if is_arrays(examples) else as_batches(examples)
+    kept = isinstance(examples, Batch)
+    first = examples if kept else examples.first
+    loss, k = read_loss(first, loss, num_outputs)
+    about = make_center(center, first, k)
+    examples = changed(examples, shift_logits, about)
+    if kept:
+        statistics = _statistics(examples, loss, k, use_bias, search.batch_size)
     else:
-        statistics = _statistics(kept, loss, k, use_bias, search.batch_size)
-    problem = Problem(statistics.spectrum, key, kept, loss)
+        statistics = example_statistics(examples, loss, k, use_bias)
+    statistics, scale = evened(statistics, constraint.metric)
+    examples = changed(examples, scale_features, scale)
+    problem = Problem(statistics.spectrum, key, examples if kept else None, loss)
     norm_sq = require_norm_shape(constraint.radius_sq(problem), k)
     options: dict[str, Any] = dict(
         relation=constraint.relation,
@@ -137,11 +155,10 @@ def solve_convex(
         tolerance=search.tolerance,
         max_steps=search.max_steps,
     )
-    if batches is not None:
-        return fit_head(batches, statistics, loss, norm_sq, **options)
-    return _fit(
-        kept, statistics, loss, norm_sq, batch_size=search.batch_size, **options
-    )
+    if kept:
+        options["batch_size"] = search.batch_size
+    solve = _fit if kept else fit_head
+    return restore(solve(examples, statistics, loss, norm_sq, **options), about, scale)
 
 
 def read_loss(batch: Any, loss: Any, num_outputs: int | None) -> tuple[Loss, int]:
@@ -155,12 +172,12 @@ def read_loss(batch: Any, loss: Any, num_outputs: int | None) -> tuple[Loss, int
     return as_loss(loss, k), k
 
 
-def require_euclidean(constraint: Constraint) -> None:
-    """Raises ValueError unless the norm is the kernel's own."""
-    if constraint.metric != "euclidean":
+def require_metric(metric: Any) -> None:
+    """Raises ValueError unless a search can keep a norm of this metric."""
+    if not isinstance(metric, str) or metric not in ("euclidean", "feature_variance"):
         raise ValueError(
-            f"metric={constraint.metric!r} needs loss='squared_error'; other losses "
-            "are solved with metric='euclidean'."
+            f"metric={metric!r} needs loss='squared_error'; other losses are solved "
+            "with metric='euclidean' or 'feature_variance'."
         )
 
 

@@ -37,10 +37,17 @@ from lagrange_jax.solvers.quadratic import (
 )
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.solvers.spectral import on_ellipsoid, on_sphere
+from lagrange_jax.solvers.substitution import require_center, scale_features
+from lagrange_jax.statistics.changes import (
+    evening_scale,
+    rescaled,
+    residual_spectrum,
+)
 from lagrange_jax.statistics.moments import Moments
 from lagrange_jax.statistics.spectrum import (
     Factor,
     Spectrum,
+    column_variances,
     decompose,
     require_spectrum,
 )
@@ -53,12 +60,15 @@ def solve_least_squares(
     constraint: Constraint,
     *,
     tie_break: Float[ArrayLike, "d k"] | None = None,
+    center: Float[ArrayLike, "d k"] | None = None,
 ) -> HeadSolution:
     r"""Solves for the globally optimal head under a norm constraint.
 
     .. math:: \min_{W, b} \frac1N \sum_n a_n \|W^T \phi_n + b - t_n\|^2
               \quad\text{s.t.}\quad \|w_j\|^2 = c_j
               \text{ (or } \le c_j), \text{ or } \|W\|_F^2 = c.
+
+    With a `center` $W_0$ the norm is that of the change, $\|W - W_0\|$.
 
     Jittable and vmappable over every array. Differentiable once in reverse mode, in
     the moments (hence in features, targets and example weights) and in the norm, by
@@ -73,9 +83,13 @@ def solve_least_squares(
         that reads the examples.
       constraint: the norm, such as `fixed_norm(1.0)`. With the metric
         `"output_variance"` the multiplier belongs to $(S + \mu M) w = r$ with
-        $M = S d / \mathrm{tr} S$.
+        $M = S d / \mathrm{tr} S$; with `"feature_variance"`, likewise with the diagonal
+        of S in M.
       tie_break: a kernel whose projection fills what the data leave free; the
         model's own random kernel, as a rule. None: a fixed random one.
+      center: the kernel that the bound is about: of yesterday, of zero-shot
+        prototypes. None for zero. `norm_sq`, multiplier and residual of the solution,
+        and what a constraint reads of the data, are those of the change.
 
     Returns:
       The `HeadSolution`. Check `status`, or call `check`, before using the kernel.
@@ -98,17 +112,49 @@ def solve_least_squares(
     require_kind("constraint", constraint, Constraint)
     shape = problem.spectrum.cross.shape
     require_tie_break(tie_break, shape)
-    radius_sq = require_norm_shape(constraint.radius_sq(problem), shape[1])
-    spectrum = problem.spectrum
-    if isinstance(spectrum.covariance, Factor):
-        spectrum, radius_sq = without_derivative(
+    problem, center, scale = _substitute(problem, center, constraint.metric)
+    whole, seen = problem.spectrum, problem
+    if center is not None:
+        seen = _from_center(problem, center)
+    radius_sq = require_norm_shape(constraint.radius_sq(seen), shape[1])
+    spectra = whole, seen.spectrum
+    if isinstance(whole.covariance, Factor):
+        spectra, radius_sq = without_derivative(
             "the head of a thin spectrum has no derivative; use decompose instead of "
             "decompose_gram under jax.grad.",
-            (spectrum, radius_sq),
+            (spectra, radius_sq),
         )
-    return _solve(
-        spectrum, radius_sq, tie_break, constraint.relation, constraint.metric
-    )
+    metric = constraint.metric if scale is None else "euclidean"
+    relation = constraint.relation
+    head = _solve(*spectra, radius_sq, tie_break, center, relation, metric)
+    if scale is None:
+        return head
+    return head._replace(kernel=scale[:, None] * head.kernel)
+
+
+def _substitute(problem, center, metric):
+    """The problem in units in which the metric is that of one of the two solvers."""
+    spectrum, examples = problem.spectrum, problem.examples
+    if center is not None:
+        require_center(center, spectrum.cross.shape)
+        center = jnp.asarray(center, spectrum.cross.dtype)
+    if metric != "feature_variance":
+        return problem, center, None
+    scale = evening_scale(spectrum)
+    if examples is not None:
+        examples = scale_features(examples, scale)
+    problem = problem._replace(spectrum=rescaled(spectrum, scale), examples=examples)
+    return problem, None if center is None else center / scale[:, None], scale
+
+
+def _from_center(problem, center):
+    """The problem as a kernel leaves it over."""
+    spectrum, examples = residual_spectrum(problem.spectrum, center), problem.examples
+    if examples is not None:
+        features = jnp.asarray(examples.inputs).astype(center.dtype)
+        left = examples.targets.astype(center.dtype) - dot(features, center)
+        examples = examples._replace(targets=left)
+    return problem._replace(spectrum=spectrum, examples=examples)
 
 
 def _as_problem(data) -> Problem:
@@ -125,8 +171,11 @@ def _as_problem(data) -> Problem:
 
 
 @partial(jax.jit, static_argnames=("relation", "metric"))
-def _solve(spectrum, norm_sq, tie_break, relation, metric):
-    """Solves, and adds the evidence."""
+def _solve(whole, spectrum, norm_sq, tie_break, center, relation, metric):
+    """Solves for the change of a centre, and adds the evidence.
+
+    What the loss is compared with and rounded at is the problem as a whole.
+    """
     shape, dtype = spectrum.cross.shape, spectrum.cross.dtype
     norm_sq = norm_sq.astype(dtype)
     # Per-output quantities are rows [1, k], global ones [1, 1]; both broadcast.
@@ -139,24 +188,33 @@ def _solve(spectrum, norm_sq, tie_break, relation, metric):
         spectrum, wanted, relation, tie_break
     )
     reached = metric_norm_sq(spectrum, kernel, wanted, metric)
+    known = None if center is None else _size_of_targets(whole, center)
     rows = dict(
         multiplier=multiplier,
         norm_sq=reached,
         norm_error=jnp.where(is_met, jnp.abs(reached / wanted - 1), 0),
         is_hard_case=is_hard_case,
-        **certificate(spectrum, kernel, multiplier, wanted, metric),
+        **certificate(spectrum, kernel, multiplier, wanted, metric, known),
     )
     # The only kernel of norm zero: optimal, whatever its residual.
     rows = jax.tree.map(lambda x: jnp.where(is_zero, jnp.zeros_like(x), x), rows)
     rows["is_global"] |= is_zero
     kernel = jnp.where(is_zero, 0, kernel)
+    kernel = kernel if center is None else center + kernel
     solution = dict(
         kernel=kernel,
-        bias=spectrum.mean_t - dot(spectrum.mean_x, kernel),
-        objective=objective(spectrum, kernel),
+        bias=whole.mean_t - dot(whole.mean_x, kernel),
+        objective=objective(whole, kernel),
         **{name: value.reshape(norm_sq.shape) for name, value in rows.items()},
     )
-    return HeadSolution(**solution, status=quadratic_status(spectrum, usable, solution))
+    return HeadSolution(**solution, status=quadratic_status(whole, usable, solution))
+
+
+def _size_of_targets(spectrum, center):
+    """Mean square of what the targets of a centred problem are the difference of."""
+    spread = jnp.sqrt(column_variances(spectrum))[:, None] * center
+    spread = column_length(spread, spectrum.cross[:1])[0]
+    return lax.stop_gradient((jnp.sqrt(spectrum.variance) + spread) ** 2)
 
 
 def unit_tie_break(

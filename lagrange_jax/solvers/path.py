@@ -15,14 +15,27 @@ from lagrange_jax._checks import (
     require_shapes,
 )
 from lagrange_jax.batches import as_batch, as_batches
-from lagrange_jax.bounds import Relation, require_norm, require_relation
+from lagrange_jax.bounds import Metric, Relation, require_norm, require_relation
 from lagrange_jax.losses.classes import without_smoothing
 from lagrange_jax.losses.record import Loss
-from lagrange_jax.solvers.convex import DEFAULT_SEARCH, SearchOptions, read_loss
+from lagrange_jax.solvers.convex import (
+    DEFAULT_SEARCH,
+    SearchOptions,
+    read_loss,
+    require_metric,
+)
 from lagrange_jax.solvers.examples import example_statistics
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.risk import make_risk, split_inputs
 from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.solvers.substitution import (
+    changed,
+    evened,
+    make_center,
+    restore,
+    scale_features,
+    shift_logits,
+)
 from lagrange_jax.types import Batch
 
 __all__ = ["NormPath", "convex_path", "mean_loss"]
@@ -58,6 +71,8 @@ def convex_path(
     num_outputs: int | None = None,
     relation: Relation = "equality",
     use_bias: bool = True,
+    center: Float[Array, "d k"] | None = None,
+    metric: Metric = "euclidean",
     search: SearchOptions = DEFAULT_SEARCH,
 ) -> NormPath:
     """Solves for the heads of many norms in one call, each from the one before.
@@ -72,6 +87,8 @@ def convex_path(
       num_outputs: as in `solve_convex`.
       relation: on the sphere (`"equality"`) or inside it (`"at_most"`).
       use_bias: as in `solve_convex`.
+      center: as in `solve_convex`; norms are those of the change.
+      metric: what norms are measured by, `"euclidean"` or `"feature_variance"`.
       search: as in `solve_convex`; steps for each norm.
 
     Returns:
@@ -81,6 +98,7 @@ def convex_path(
       ValueError: if shapes do not agree or a norm is not positive.
     """
     require_relation(relation)
+    require_metric(metric)
     require_kind("search", search, SearchOptions)
     search.require()
     batch = as_batch(examples)
@@ -99,13 +117,18 @@ def convex_path(
         k,
         search.batch_size,
         use_bias,
+        make_center(center, batch, k),
+        metric,
         relation=relation,
         tolerance=search.tolerance,
         max_steps=search.max_steps,
     )
 
 
-@partial(jax.jit, static_argnames=("num_outputs", "batch_size", "use_bias", "relation"))
+_STATIC = "num_outputs", "batch_size", "use_bias", "metric", "relation"
+
+
+@partial(jax.jit, static_argnames=_STATIC)
 def _path(
     batch,
     norm_sq,
@@ -114,11 +137,19 @@ def _path(
     num_outputs,
     batch_size,
     use_bias,
+    center,
+    metric,
     **options,
 ):
+    batch = changed(batch, shift_logits, center)
     batches = as_batches(batch, batch_size)
     statistics = example_statistics(batches, loss, num_outputs, use_bias)
-
+    statistics, scale = evened(statistics, metric)
+    batch = changed(batch, scale_features, scale)
+    batches = as_batches(batch, batch_size)
+    if validation is not None:
+        validation = changed(validation, shift_logits, center)
+        validation = changed(validation, scale_features, scale)
     plain = without_smoothing(loss)
 
     def step(start, norm):
@@ -140,7 +171,8 @@ def _path(
         )
 
     start = jnp.zeros_like(statistics.spectrum.cross)
-    return NormPath(norm_sq, *lax.scan(step, start, norm_sq)[1])
+    path = NormPath(norm_sq, *lax.scan(step, start, norm_sq)[1])
+    return path._replace(heads=restore(path.heads, center, scale))
 
 
 def mean_loss(

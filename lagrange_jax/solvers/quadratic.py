@@ -52,6 +52,7 @@ def certificate(
     multiplier: Float[Array, "1 m"],
     norm_sq: Float[Array, "1 m"],
     metric: Metric,
+    hidden_in: Float[Array, " k"] | None = None,
 ) -> dict[str, Array]:
     """KKT residual, second-order condition, and a bound on the distance to optimal.
 
@@ -61,6 +62,8 @@ def certificate(
       multiplier: its multiplier.
       norm_sq: the wanted norm.
       metric: what the norm is measured by.
+      hidden_in: mean square of the targets that rounding is relative to; None for
+        that of the problem.
 
     Returns:
       The rows `stationarity`, `gap_bound` and `is_global` of a `HeadSolution`.
@@ -80,7 +83,8 @@ def certificate(
     # A moment is known to some eps of the variances that it is made of.
     spread = jnp.sqrt(column_variances(spectrum))[:, None] * kernel
     spread = column_length(spread, cross[:1])
-    reach = unit[:, None] * (jnp.sqrt(spectrum.variance)[None] + spread)
+    known = spectrum.variance if hidden_in is None else hidden_in
+    reach = unit[:, None] * (jnp.sqrt(known)[None] + spread)
     if metric == "euclidean":
         weight = column_length(kernel, cross[:1])
     else:

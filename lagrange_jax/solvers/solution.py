@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["HeadSolution", "Status", "check", "is_usable"]
+__all__ = ["HeadSolution", "Status", "check", "heads_in", "is_usable"]
 
 
 class Status(enum.IntEnum):
@@ -158,20 +158,25 @@ def check(info: Any) -> None:
     A head that is solved but `INACCURATE` gives a warning.
 
     Args:
-      info: a `HeadSolution`, or any pytree that holds some, batched or not.
+      info: a `HeadSolution` or another head with a status, or any pytree that holds
+        some, batched or not.
 
     Raises:
       ValueError: naming the cause and how many solves it stopped.
     """
-    leaves = jax.tree.leaves(info, is_leaf=lambda x: isinstance(x, HeadSolution))
-    for solution in leaves:
-        if isinstance(solution, HeadSolution):
-            status = np.asarray(solution.status)
-            is_right = np.isin(status, [Status.SUCCESS, Status.STATIONARY])
-            for code in np.unique(status[~is_right]):
-                count = int((status == code).sum())
-                text = f"{Status(code).name}: {count} of {status.size} heads"
-                if code == Status.INACCURATE:
-                    warnings.warn(f"{text}. {Status(code).message}", stacklevel=2)
-                    continue
-                raise ValueError(f"{text} were not solved. {Status(code).message}")
+    for solution in heads_in(info):
+        status = np.asarray(solution.status)
+        is_right = np.isin(status, [Status.SUCCESS, Status.STATIONARY])
+        for code in np.unique(status[~is_right]):
+            count = int((status == code).sum())
+            text = f"{Status(code).name}: {count} of {status.size} heads"
+            if code == Status.INACCURATE:
+                warnings.warn(f"{text}. {Status(code).message}", stacklevel=2)
+                continue
+            raise ValueError(f"{text} were not solved. {Status(code).message}")
+
+
+def heads_in(tree: Any) -> list[Any]:
+    """Returns the heads with a status in a pytree, batched or not."""
+    is_head = lambda x: hasattr(x, "kernel") and hasattr(x, "status")  # noqa: E731
+    return [x for x in jax.tree.leaves(tree, is_leaf=is_head) if is_head(x)]

@@ -21,7 +21,7 @@ from lagrange_jax.statistics.spectrum import (
     without,
 )
 
-__all__ = ["decompose_gram"]
+__all__ = ["decompose_gram", "thin_eigenpairs"]
 
 
 def decompose_gram(
@@ -69,24 +69,41 @@ def _decompose(features, targets, weights, *, use_bias):
     is_constant = rounding_alone(jnp.sum(x**2, axis=0), mean_x)
     x = without(x, is_constant[None])
     t = without(t, rounding_alone(jnp.sum(t**2, axis=0), mean_t)[None])
-    eigenvalues, left = eigh(lax.stop_gradient(dot(x, x.T)))
-    kept = (eigenvalues > rank_tolerance(eigenvalues))[None]
-    roots = jnp.sqrt(jnp.where(kept, eigenvalues[None], 1))
-    columns = dot(x.T, jnp.where(kept, left / roots, 0))
-    projections = jnp.where(kept, roots, 0).T * dot(left.T, t)
+    eigenvalues, columns, projections, resolution = lax.stop_gradient(
+        thin_eigenpairs(x, t)
+    )
     return Spectrum(
         eigenvalues,
-        lax.stop_gradient(columns),
-        lax.stop_gradient(projections),
+        columns,
+        projections,
         covariance=Factor(x),
         cross=dot(x.T, t),
         variance=jnp.sum(t**2, axis=0),
         mean_x=mean_x,
         mean_t=mean_t,
         count=moments.count,
-        resolution=jnp.broadcast_to(rank_tolerance(eigenvalues), eigenvalues.shape),
+        resolution=resolution,
         num_biases=NumBiases(use_bias),
     )
+
+
+def thin_eigenpairs(
+    rows: Float[Array, "n d"], targets: Float[Array, "n k"]
+) -> tuple[Array, Array, Array, Array]:
+    """Returns eigenvalues, eigenvectors, projections and resolution of few rows.
+
+    Args:
+      rows: centred features, each times the root of its share of the weight.
+      targets: likewise.
+    """
+    eigenvalues, left = eigh(lax.stop_gradient(dot(rows, rows.T)))
+    tolerance = rank_tolerance(eigenvalues)
+    kept = (eigenvalues > tolerance)[None]
+    roots = jnp.sqrt(jnp.where(kept, eigenvalues[None], 1))
+    columns = dot(rows.T, jnp.where(kept, left / roots, 0))
+    projections = jnp.where(kept, roots, 0).T * dot(left.T, targets)
+    resolution = jnp.broadcast_to(tolerance, eigenvalues.shape)
+    return eigenvalues, columns, projections, resolution
 
 
 def _scaled_rows(rows, weights, count):

@@ -30,6 +30,8 @@ __all__ = [
     "compute_moments",
     "init_moments",
     "merge_moments",
+    "offsets_from",
+    "require_alike",
     "update_moments",
 ]
 
@@ -95,21 +97,15 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       TypeError: if one of them is no `Moments`.
       ValueError: if their shapes do not agree.
     """
-    require_record("a", a, Moments)
-    require_record("b", b, Moments)
-    if a.cov_xt.shape != b.cov_xt.shape:
-        raise ValueError(
-            "expected moments a and b of as many features and outputs; got [d, k] = "
-            f"{list(a.cov_xt.shape)} and {list(b.cov_xt.shape)}."
-        )
+    require_alike(a=a, b=b)
     count = a.count + b.count
     share = b.count / jnp.where(count > 0, count, 1)
     between = share * (1 - share)
     empty = a.count == 0
     origin_x = jnp.where(empty, b.origin_x, a.origin_x)
     origin_t = jnp.where(empty, b.origin_t, a.origin_t)
-    a_x, a_t = _offsets_from(a, origin_x, origin_t)
-    b_x, b_t = _offsets_from(b, origin_x, origin_t)
+    a_x, a_t = offsets_from(a, origin_x, origin_t)
+    b_x, b_t = offsets_from(b, origin_x, origin_t)
     # Nothing has no mean; that of zero would be far away and cost digits.
     a_x, a_t = jnp.where(empty, b_x, a_x), jnp.where(empty, b_t, a_t)
     step_x, step_t = b_x - a_x, b_t - a_t
@@ -129,8 +125,22 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     )
 
 
-def _offsets_from(moments, origin_x, origin_t):
-    """Means relative to another origin; the difference of near origins is exact."""
+def require_alike(**moments: Moments) -> None:
+    """Refuses two that are no `Moments` of as many features and outputs."""
+    for name, value in moments.items():
+        require_record(name, value, Moments)
+    (a, b), shapes = moments, [list(x.cov_xt.shape) for x in moments.values()]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"expected moments {a} and {b} of as many features and outputs; got "
+            f"[d, k] = {shapes[0]} and {shapes[1]}."
+        )
+
+
+def offsets_from(
+    moments: Moments, origin_x: Float[Array, " d"], origin_t: Float[Array, " k"]
+) -> tuple[Float[Array, " d"], Float[Array, " k"]]:
+    """Returns means from another origin; the difference of near origins is exact."""
     x = (moments.origin_x - origin_x) + moments.offset_x
     t = (moments.origin_t - origin_t) + moments.offset_t
     return x, t
@@ -181,7 +191,7 @@ def all_reduce_moments(moments: Moments, axis_name: str | tuple[str, ...]) -> Mo
     share = moments.count / jnp.where(count > 0, count, 1)
     total = lambda value: lax.psum(share * value, axis_name)  # noqa: E731
     origin_x, origin_t = total(moments.origin_x), total(moments.origin_t)
-    x, t = _offsets_from(moments, origin_x, origin_t)
+    x, t = offsets_from(moments, origin_x, origin_t)
     offset_x, offset_t = total(x), total(t)
     step_x, step_t = x - offset_x, t - offset_t
     return Moments(

@@ -24,6 +24,7 @@ __all__ = [
     "column_variances",
     "covariance_times",
     "decompose",
+    "eigenpairs",
     "mean_variance",
     "require_spectrum",
 ]
@@ -105,7 +106,7 @@ def _decompose(moments, use_bias):
     cross = without(cross, is_constant[:, None] | is_flat[None])
     variance = without(variance, is_flat)
     eigenvalues, eigenvectors, resolution = lax.stop_gradient(
-        _eigenpairs(lax.stop_gradient(covariance))
+        eigenpairs(lax.stop_gradient(covariance))
     )
     return Spectrum(
         eigenvalues,
@@ -134,7 +135,7 @@ def without(value: Array, is_nothing: Array) -> Array:
     return value - lax.stop_gradient(jnp.where(is_nothing, value, 0))
 
 
-def _eigenpairs(covariance):
+def eigenpairs(covariance):
     """Eigenpairs and their resolution; relative ones where columns are graded."""
     eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 0))

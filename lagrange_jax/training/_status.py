@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from lagrange_jax.solvers.solution import HeadSolution, Status, is_usable
+from lagrange_jax.solvers.solution import Status, heads_in, is_usable
 
 __all__ = ["all_solved", "warn_unsolved"]
 
@@ -17,13 +17,13 @@ _LOGGER = logging.getLogger("lagrange_jax")
 
 def all_solved(info: Any) -> Bool[Array, ""]:
     """Returns whether all heads in the info of an initialisation are solved."""
-    found = [jnp.all(is_usable(x.status)) for x in _solutions(info)]
+    found = [jnp.all(is_usable(x.status)) for x in heads_in(info)]
     return jnp.array(found, bool).all()
 
 
 def warn_unsolved(values: Any) -> None:
     """Logs how many heads in the results of a grid failed, by status."""
-    codes = [np.ravel(x.status) for x in _solutions(values)]
+    codes = [np.ravel(x.status) for x in heads_in(values)]
     statuses, counts = np.unique(np.concatenate([[], *codes]), return_counts=True)
     failed = {
         Status(int(status)).name: int(count)
@@ -39,8 +39,3 @@ def warn_unsolved(values: Any) -> None:
             counts.sum(),
             said,
         )
-
-
-def _solutions(tree):
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, HeadSolution))
-    return [x for x in leaves if isinstance(x, HeadSolution)]

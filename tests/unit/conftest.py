@@ -7,6 +7,10 @@ had been compiled before.
 import pytest
 
 SLOW = {
+    "test_center": (
+        "test_a_network_keeps_near_the_head_it_has",
+        "test_a_stream_and_a_path_about_a_head",
+    ),
     "test_cross_entropy": (
         "test_a_norm_an_output_is_the_optimum_that_slsqp_finds",
         "test_a_norm_beyond_the_optimum_is_filled_along_the_free_direction",
@@ -42,9 +46,17 @@ SLOW = {
         "test_thresholds_of_a_zero_kernel_are_log_odds",
     ),
     "test_norm_path": ("test_path_equals_single_solves",),
+    "test_posterior": (
+        "test_intervals_of_a_logistic_regression_cover_as_promised",
+        "test_intervals_of_a_regression_cover_as_promised",
+    ),
     "test_properties": (
         "test_a_head_is_certified_or_has_a_status",
         "test_parameters_are_solved_or_left_alone",
+    ),
+    "test_several_heads": (
+        "test_several_heads_are_those_solved_one_by_one",
+        "test_the_body_is_computed_once_for_all_heads",
     ),
 }
 

@@ -216,7 +216,10 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "solve_least_squares": dict(
         data=MOMENTS, constraint=lj.constraints.fixed_norm(1.0), tie_break=KERNEL
     ),
+    "posterior": RIDGE,
+    "residual_spectrum": dict(spectrum=SPECTRUM, kernel=KERNEL),
     "solve_ridge": RIDGE,
+    "subtract_moments": dict(whole=MOMENTS, part=MOMENTS),
     "strength_of_norm": dict(spectrum=SPECTRUM, norm_sq=floats(1, 2)),
     "to_xarray": dict(result=RESULT),
     "update_moments": dict(moments=MOMENTS, **DATA),
@@ -413,7 +416,8 @@ ELSEWHERE = {
     "as lagrange": "zero_head",
     "without arguments": "disable_scheduler",
     "have refusals of their own": "choose_without_validation stein_risk",
-    "have tests of their refusals": "convert_strength extrapolate_strength loss_curves",
+    "have tests of their refusals": "convert_strength extrapolate_strength loss_curves "
+    "class_means heads kernel_covariance laplace predict predict_logits",
     "inside a mapped axis only": "all_reduce_moments",
     "writes what to_rows yields": "write_csv",
     "read any pytree": "check summarize",

@@ -92,6 +92,26 @@ def test_merging_in_any_order():
         assert_close(pairs, features, targets, weights)
 
 
+def test_a_part_can_be_taken_away_again():
+    x, t, a = data(mean=100.0)
+    part, whole = (
+        lj.compute_moments(x[:400], t[:400], a[:400]),
+        lj.compute_moments(x, t, a),
+    )
+    rest = lj.statistics.subtract_moments(whole, part)
+    assert_close(rest, x[400:], t[400:], a[400:], tolerance=1e-5)
+    nothing = lj.statistics.subtract_moments(whole, whole)
+    jax.tree.map(
+        lambda v: np.testing.assert_array_equal(v, 0),
+        nothing._replace(origin_x=nothing.count, origin_t=nothing.count),
+    )
+    again = lj.statistics.merge_moments(nothing, part)
+    assert_close(again, x[:400], t[:400], a[:400])
+    too_much = lj.statistics.subtract_moments(part, whole)
+    status = lj.solve_least_squares(too_much, lj.constraints.fixed_norm(1.0)).status
+    assert not lj.solvers.is_usable(status)
+
+
 def test_no_data_is_neutral():
     features, targets, weights = data(mean=30.0)
     moments, empty = (

@@ -19,6 +19,7 @@ FLOORS = (
     "types",
     "_checks",
     "_progress",
+    "_passes",
     "numerics",
     "batches",
     "statistics",
