@@ -7,6 +7,7 @@ targets become $t_n - W_0^T \phi_n$, features $D \phi_n$.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -57,6 +58,7 @@ def residual_spectrum(spectrum: Spectrum, kernel: Float[Array, "d k"]) -> Spectr
       -1.000
     """
     require_spectrum(spectrum)
+    spectrum = jax.tree.map(jnp.asarray, spectrum)
     d, k = spectrum.cross.shape
     require_shapes({"kernel": "d k"}, {"kernel": kernel}, d=d, k=k)
     kernel = jnp.asarray(kernel, spectrum.cross.dtype)

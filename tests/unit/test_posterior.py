@@ -33,8 +33,9 @@ def test_it_is_that_of_bayesian_ridge(x64):
     for j in range(K):
         oracle = BayesianRidge(max_iter=10_000, tol=1e-14, **flat)
         oracle.fit(rows, columns[:, j])
-        strength = 2 * oracle.lambda_ / (oracle.alpha_ * N)
-        head = ridge.posterior(spectrum, strength, noise_variance=1 / oracle.alpha_)
+        noise = float(1 / oracle.alpha_)
+        strength = float(2 * oracle.lambda_ * noise / N)
+        head = ridge.posterior(spectrum, strength, noise_variance=noise)
         covariance = ridge.kernel_covariance(head)[j]
         np.testing.assert_allclose(head.kernel[:, j], oracle.coef_, rtol=1e-8)
         np.testing.assert_allclose(covariance, oracle.sigma_, rtol=1e-8)
@@ -190,6 +191,9 @@ def test_intervals_of_a_logistic_regression_cover_as_promised():
     assert 0.93 < np.mean(covered) < 0.97
 
 
+wrong: Any = ridge.RidgeHead(jnp.zeros((D, K)), jnp.zeros(K))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -204,7 +208,7 @@ def test_intervals_of_a_logistic_regression_cover_as_promised():
             r"features of shape \[n=50, d=6\]",
         ),
         (
-            lambda x, t, s: solvers.laplace((x, t), ridge.solve_ridge(s, 1.0)),
+            lambda x, t, s: solvers.laplace((x, t), wrong),
             TypeError,
             "HeadSolution",
         ),
