@@ -111,7 +111,7 @@ def posterior(
       >>> head = lj.ridge.posterior(spectrum, 0.1)
       >>> near, far = lj.ridge.predict(head, jnp.array([[0.5], [5.0]])).variance
       >>> print(f"{near[0]:.3f} {far[0]:.3f}")
-      0.048 0.741
+      0.022 0.371
     """
     require_spectrum(spectrum)
     spectrum = lax.stop_gradient(spectrum)
