@@ -19,65 +19,68 @@ from jaxtyping import Array, Bool, Float
 
 __all__ = ["orthogonalize_columns"]
 
-# Two or three sweeps as a rule from a good start, seven from none.
+# Five to nine as a rule; a few more for large matrices of low rank.
 MAX_SWEEPS = 12
+# Parts of a column that rounding alone may produce, in eps of what it is made of.
+NOISE = 2
 
 
 def orthogonalize_columns(
-    factor: Float[Array, "d d"], basis: Float[Array, "d d"], is_wanted: Bool[Array, ""]
-) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """Rotates the columns of `factor @ basis` until they are orthogonal.
+    factor: Float[Array, "n d"], is_wanted: Bool[Array, ""]
+) -> tuple[Float[Array, "n d"], Float[Array, "d d"]]:
+    """Rotates the columns of a matrix G until they are orthogonal.
 
     Args:
-      factor: a matrix G.
-      basis: orthogonal; a good guess of the right singular vectors saves sweeps.
+      factor: G.
       is_wanted: where False nothing is done.
 
     Returns:
       `G V` with orthogonal columns, and the orthogonal V.
     """
-    d = factor.shape[1]
-    tolerance = 4 * jnp.finfo(factor.dtype).eps * d**0.5
-    columns = jnp.dot(factor, basis, precision=lax.Precision.HIGHEST)
-    pairs = jnp.concatenate([columns, basis])
-    pairs = jnp.pad(pairs, ((0, 0), (0, d % 2)))
-
-    def is_open(state):
-        sweep, worst, _ = state
-        return is_wanted & (sweep < MAX_SWEEPS) & (worst > tolerance)
+    rows, d = factor.shape
+    # Columns lie in rows here, which computers move with less ado.
+    sizes = jnp.sum(factor**2, axis=0)
+    pairs = jnp.concatenate([factor.T, jnp.eye(d, dtype=factor.dtype)], axis=1)
+    pairs = jnp.pad(pairs, ((0, d % 2), (0, 0)))
 
     def sweep(state):
         count, _, pairs = state
-        rotate = lambda _, state: _rotate(state[0], state[1], len(factor))  # noqa: E731
-        start = (pairs, jnp.zeros((), factor.dtype))
-        pairs, worst = lax.fori_loop(0, max(pairs.shape[1] - 1, 1), rotate, start)
-        return count + 1, worst, pairs
+        turns = max(len(pairs) - 1, 1)
+        pairs = lax.fori_loop(0, turns, lambda _, pairs: _rotate(pairs, rows), pairs)
+        return count + 1, _is_open(pairs[:, :rows], pairs[:, rows:], sizes), pairs
 
-    start = (jnp.int32(0), jnp.asarray(jnp.inf, factor.dtype), pairs)
-    pairs = lax.while_loop(is_open, sweep, start)[2][:, :d]
-    return pairs[: len(factor)], pairs[len(factor) :]
+    def is_open(state):
+        return state[1] & (state[0] < MAX_SWEEPS)
+
+    pairs = lax.while_loop(is_open, sweep, (jnp.int32(0), is_wanted, pairs))[2][:d]
+    return pairs[:, :rows].T, pairs[:, rows:].T
 
 
-def _rotate(pairs, worst, rows):
+def _is_open(columns, basis, sizes):
+    """Whether two columns have more in common than rounding puts there."""
+    eps, d = jnp.finfo(columns.dtype).eps, basis.shape[1]
+    product = jnp.dot(columns, columns.T, precision=lax.Precision.HIGHEST)
+    length = jnp.sqrt(jnp.sum(columns**2, axis=1))
+    noise = NOISE * eps * jnp.sqrt(jnp.sum(sizes[None] * basis**2, axis=1))
+    length, most = length + noise, 4 * eps * d**0.5 * length + noise
+    limit = length[:, None] * most[None] + most[:, None] * length[None]
+    upper = jnp.triu(jnp.ones(product.shape, bool), 1)
+    return jnp.any(upper & (jnp.abs(product) > limit))
+
+
+def _rotate(pairs, rows):
     """Makes column i orthogonal to column i + d/2, then moves on to other pairs."""
-    left, right = jnp.split(pairs, 2, axis=1)
-    a, b = (jnp.sum(x[:rows] ** 2, axis=0) for x in (left, right))
-    c = jnp.sum(left[:rows] * right[:rows], axis=0)
-    size = jnp.sqrt(a) * jnp.sqrt(b)
-    worst = jnp.maximum(worst, jnp.max(jnp.abs(c) / jnp.where(size > 0, size, 1)))
-    is_orthogonal = jnp.abs(c) <= jnp.finfo(c.dtype).eps * size
+    left, right = jnp.split(pairs, 2)
+    a, b = (jnp.sum(x[:, :rows] ** 2, axis=1) for x in (left, right))
+    c = jnp.sum(left[:, :rows] * right[:, :rows], axis=1)
+    is_orthogonal = jnp.abs(c) <= jnp.finfo(c.dtype).eps * jnp.sqrt(a) * jnp.sqrt(b)
     zeta = (b - a) / (2 * jnp.where(is_orthogonal, 1, c))
     tangent = jnp.where(zeta >= 0, 1, -1) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta**2))
     tangent = jnp.where(is_orthogonal, 0, tangent).astype(c.dtype)
-    cosine = 1 / jnp.sqrt(1 + tangent**2)
-    sine = cosine * tangent
-    left, right = (
-        cosine[None] * left - sine[None] * right,
-        sine[None] * left + cosine[None] * right,
-    )
+    cosine = (1 / jnp.sqrt(1 + tangent**2))[:, None]
+    sine = cosine * tangent[:, None]
+    left, right = cosine * left - sine * right, sine * left + cosine * right
+    if len(left) == 1:
+        return jnp.concatenate([left, right])
     # The first stays, all others move on by one place of a ring.
-    moved_left = jnp.concatenate([left[:, :1], right[:, :1], left[:, 1:-1]], axis=1)
-    moved_right = jnp.concatenate([right[:, 1:], left[:, -1:]], axis=1)
-    if left.shape[1] == 1:
-        moved_left, moved_right = left, right
-    return jnp.concatenate([moved_left, moved_right], axis=1), worst
+    return jnp.concatenate([left[:1], right[:1], left[1:-1], right[1:], left[-1:]])

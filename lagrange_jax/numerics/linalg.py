@@ -11,6 +11,7 @@ from jaxtyping import Array, DTypeLike, Float
 __all__ = [
     "column_length",
     "column_sum",
+    "diagonal",
     "dot",
     "eigh",
     "pseudo_inverse",
@@ -47,6 +48,11 @@ def _jacobi(matrix):
     implementation = lax.linalg.EighImplementation.JACOBI
     vectors, values = lax.linalg.eigh(matrix, implementation=implementation)
     return values, vectors
+
+
+def diagonal(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
+    """Returns the diagonal, by a mask: for a TPU `jnp.diagonal` is a gather."""
+    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0), axis=0)
 
 
 def column_sum(array: Float[Array, "d k *b"], like: Array) -> Float[Array, "1 m *b"]:

@@ -184,7 +184,7 @@ def _solve(whole, spectrum, norm_sq, tie_break, center, relation, metric):
     wanted = jnp.where(usable & ~is_zero, row, 1)
     tie_break = unit_tie_break(tie_break, shape, dtype)
     solve = on_sphere if metric == "euclidean" else on_ellipsoid
-    kernel, multiplier, is_met, is_hard_case, _ = solve(
+    kernel, multiplier, is_met, is_hard_case = solve(
         spectrum, wanted, relation, tie_break
     )
     reached = metric_norm_sq(spectrum, kernel, wanted, metric)

@@ -140,11 +140,15 @@ def _eigen_error(spectrum, unit):
     s, basis = spectrum.eigenvalues[:, None], spectrum.eigenvectors
     signs = jnp.sign(scattered((len(s), NUM_PROBES), s.dtype))
     inverse = jnp.where(unit > 0, 1 / jnp.where(unit > 0, unit, 1), 0)[:, None]
-    rows = dot(basis.T, covariance_times(spectrum, dot(basis, inverse * signs)))
+    # Few products of many columns: each one is a program of its own for a TPU.
+    probes = dot(basis, jnp.concatenate([inverse * signs, signs], axis=1))
+    scaled, plain = jnp.split(probes, 2, axis=1)
+    probes = jnp.concatenate([covariance_times(spectrum, scaled), plain], axis=1)
+    rows, again = jnp.split(dot(basis.T, probes), 2, axis=1)
     lengths = lambda x: 2 * jnp.max(jnp.linalg.norm(x, axis=0))  # noqa: E731
     # Columns of a thin basis that stand for no direction are zero.
     is_there = jnp.sum(basis**2, axis=0)[:, None] > 0.5
-    skew = jnp.where(is_there, dot(basis.T, dot(basis, signs)) - signs, 0)
+    skew = jnp.where(is_there, again - signs, 0)
     return lengths(inverse * (rows - s * inverse * signs)), lengths(skew)
 
 
@@ -180,26 +184,33 @@ def _tiny(array):
     return jnp.finfo(array.dtype).tiny
 
 
+@jax.custom_jvp
 def objective(spectrum: Spectrum, kernel: Float[Array, "d k"]) -> Float[Array, ""]:
     r"""Returns the loss at a kernel with its best bias.
 
     Its value is that of least squares plus the squares $s_i (w_i - p_i / s_i)^2$ of
     the distances to it: no digits cancel. Its derivative is that of the quadratic.
     """
-    product = covariance_times(spectrum, kernel)
-    plain = spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
-    frozen, kernel = lax.stop_gradient((spectrum, kernel))
-    s, load = frozen.eigenvalues[:, None], frozen.projections
-    kept = s > frozen.resolution[:, None]
+    s, load = spectrum.eigenvalues[:, None], spectrum.projections
+    kept = s > spectrum.resolution[:, None]
     inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
-    least = frozen.variance - jnp.sum(load**2 * inverse, axis=0)
-    noise = _eps(frozen) * len(s) * frozen.variance
+    least = spectrum.variance - jnp.sum(load**2 * inverse, axis=0)
+    noise = _eps(spectrum) * len(s) * spectrum.variance
     least = jnp.where(least > noise, least, 0)
-    distance = inside_of(frozen, kernel) - inverse * load
+    distance = inside_of(spectrum, kernel) - inverse * load
     # Below a few eps an eigenvalue is rounding, and so is what it would cost.
-    counted = s > 4 * frozen.resolution[:, None] / len(s)
-    value = least.sum() + jnp.sum(jnp.where(counted, s, 0) * distance**2)
-    return plain + lax.stop_gradient(value - plain)
+    counted = s > 4 * spectrum.resolution[:, None] / len(s)
+    return least.sum() + jnp.sum(jnp.where(counted, s, 0) * distance**2)
+
+
+@objective.defjvp
+def _objective_jvp(primals, tangents):
+    return objective(*primals), jax.jvp(_quadratic, primals, tangents)[1]
+
+
+def _quadratic(spectrum, kernel):
+    product = covariance_times(spectrum, kernel)
+    return spectrum.variance.sum() + jnp.sum(kernel * (product - 2 * spectrum.cross))
 
 
 def quadratic_status(

@@ -8,7 +8,6 @@ keeps its sign.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from jaxtyping import Array, Bool, Float
 from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.linalg import column_length, dot, pseudo_inverse
 from lagrange_jax.numerics.secular import solve_secular
-from lagrange_jax.solvers.batched_sphere import SpherePoint, in_batches
 from lagrange_jax.solvers.implicit import differentiable
 from lagrange_jax.solvers.quadratic import metric_norm_sq
 from lagrange_jax.statistics.spectrum import Factor, Spectrum, mean_variance
@@ -41,14 +39,12 @@ class Minimiser(NamedTuple):
       multiplier: its multiplier.
       is_met: whether the constraint binds.
       is_hard_case: whether the tie-break decided a part of it.
-      eigenvalues: those it was found with, the smallest and the largest at least.
     """
 
     kernel: Float[Array, "d k"]
     multiplier: Float[Array, "1 m"]
     is_met: Bool[Array, "1 m"]
     is_hard_case: Bool[Array, "1 m"]
-    eigenvalues: Float[Array, " e"]
 
 
 def on_sphere(
@@ -66,20 +62,17 @@ def on_sphere(
       tie_break: a kernel with unit columns.
     """
     frozen, wanted = lax.stop_gradient((spectrum, norm_sq))
-    solve = partial(_on_sphere, relation)
-    if relation == "equality" and not isinstance(spectrum.covariance, Factor):
-        solve = in_batches(solve)
-    point = solve(frozen, wanted, tie_break)
+    found, theta = _on_sphere(relation, frozen, wanted, tie_break)
     s, resolution = frozen.eigenvalues, frozen.resolution
     gaps = _gaps(s, resolution / len(s))
-    inverse = 1 / (gaps[:, None] + point.theta)
+    inverse = 1 / (gaps[:, None] + theta)
     if relation == "at_most":
         inner = pseudo_inverse(s, resolution)[:, None]
-        inverse = jnp.where(point.is_met, inverse, inner)
+        inverse = jnp.where(found.is_met, inverse, inner)
     kernel, multiplier = _differentiable(
-        spectrum, norm_sq, (point.kernel, point.multiplier), inverse, point.is_met
+        spectrum, norm_sq, (found.kernel, found.multiplier), inverse, found.is_met
     )
-    return Minimiser(kernel, multiplier, point.is_met, point.is_hard_case, point.ends)
+    return found._replace(kernel=kernel, multiplier=multiplier)
 
 
 def _gaps(s, rounding):
@@ -88,7 +81,8 @@ def _gaps(s, rounding):
     return jnp.where(unequal, s - s[0], 0)
 
 
-def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
+def _on_sphere(relation, spectrum, wanted, tie_break) -> tuple[Minimiser, Array]:
+    """The minimiser, and its multiplier plus the smallest eigenvalue."""
     s, resolution, projections, ties, to_kernel = _coordinates(spectrum, tie_break)
     eps = jnp.finfo(s.dtype).eps
     rounding = resolution / len(spectrum.resolution)  # of an eigenvalue
@@ -117,9 +111,7 @@ def _on_sphere(relation, spectrum, wanted, tie_break) -> SpherePoint:
     kernel = to_kernel(coordinates)
     length = column_length(kernel, wanted)
     kernel = kernel * jnp.where(is_met, jnp.sqrt(wanted) / length, 1)
-    is_hard_case = is_met & is_hard_case
-    ends = jnp.stack([s[0], s[-1]])
-    return SpherePoint(kernel, multiplier, theta, is_met, is_hard_case, ends)
+    return Minimiser(kernel, multiplier, is_met, is_met & is_hard_case), theta
 
 
 def _coordinates(spectrum: Spectrum, tie_break):
@@ -190,5 +182,4 @@ def on_ellipsoid(
         scale = jnp.where(is_empty, 0, jnp.minimum(scale, 1))
         pull = jnp.where(is_met, pull, 1)
     multiplier = mean_variance(spectrum) * (pull - 1)
-    s = spectrum.eigenvalues
-    return Minimiser(scale * kernel, multiplier, is_met, is_met & is_empty, s)
+    return Minimiser(scale * kernel, multiplier, is_met, is_met & is_empty)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from lagrange_jax._checks import require_record, require_shapes
 from lagrange_jax.numerics.jacobi import orthogonalize_columns
-from lagrange_jax.numerics.linalg import dot, eigh
+from lagrange_jax.numerics.linalg import diagonal, dot, eigh
 from lagrange_jax.statistics.moments import Moments
 
 __all__ = [
@@ -100,7 +100,7 @@ def _decompose(moments, use_bias):
         cross = cross + jnp.outer(mean_x, mean_t)
         variance = variance + mean_t**2
         mean_x, mean_t = jnp.zeros_like(mean_x), jnp.zeros_like(mean_t)
-    is_constant = rounding_alone(jnp.diagonal(covariance), mean_x)
+    is_constant = rounding_alone(diagonal(covariance), mean_x)
     covariance = without(covariance, is_constant[:, None] | is_constant[None])
     is_flat = rounding_alone(variance, mean_t)
     cross = without(cross, is_constant[:, None] | is_flat[None])
@@ -138,27 +138,42 @@ def without(value: Array, is_nothing: Array) -> Array:
 def eigenpairs(covariance):
     """Eigenpairs and their resolution; relative ones where columns are graded."""
     eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 0))
+    scale = jnp.sqrt(jnp.maximum(diagonal(covariance), 0))
     smallest = jnp.min(jnp.where(scale > 0, scale, jnp.inf))
     is_graded = eps * d * jnp.max(scale) ** 2 > GRADED * smallest**2
     is_graded &= jnp.isfinite(jnp.max(scale))
+    # A TPU's `eigh` has no small digits to keep, and this would double its program.
+    return lax.platform_dependent(
+        covariance, scale, is_graded, tpu=_absolute, default=_graded
+    )
+
+
+def _absolute(covariance, scale, is_graded):
+    """Eigenpairs right to rounding of the largest eigenvalue."""
+    del scale, is_graded
     s, basis = eigh(covariance)
-    resolution = jnp.broadcast_to(eps * d * jnp.max(jnp.abs(s)), s.shape)
-    refined = lambda: _relative(covariance, scale, basis, is_graded)  # noqa: E731
-    return lax.cond(is_graded, refined, lambda: (s, basis, resolution))
+    resolution = jnp.finfo(s.dtype).eps * len(s) * jnp.max(jnp.abs(s))
+    return s, basis, jnp.broadcast_to(resolution, s.shape)
 
 
-def _relative(covariance, scale, basis, is_graded):
-    """Eigenpairs right relative to each eigenvalue, if columns of one scale had them.
-
-    The scaled matrix has a factor without loss, and rotations of its columns keep
-    the digits of the small ones.
-    """
-    eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
+def _graded(covariance, scale, is_graded):
     inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
-    s, q = eigh(inverse[:, None] * covariance * inverse[None])
-    factor = jnp.sqrt(jnp.maximum(s, 0))[:, None] * q.T * scale[None]
-    columns, basis = orthogonalize_columns(factor, basis, is_graded)
+    inverse = jnp.where(is_graded, inverse, 1)
+    scaled = inverse[:, None] * covariance * inverse[None]
+    s, basis, resolution = _absolute(scaled, scale, is_graded)
+    relative = lambda: _relative(s, basis, scale, is_graded)  # noqa: E731
+    return lax.cond(is_graded, relative, lambda: (s, basis, resolution))
+
+
+def _relative(s, basis, scale, is_graded):
+    """Eigenpairs from those of the matrix with columns of one scale.
+
+    They are right relative to each eigenvalue if those of that matrix are: it has a
+    factor without loss, and rotations of its columns keep the digits of the small ones.
+    """
+    eps, d = jnp.finfo(s.dtype).eps, len(s)
+    factor = jnp.sqrt(jnp.maximum(s, 0))[:, None] * basis.T * scale[None]
+    columns, basis = orthogonalize_columns(factor, is_graded)
     s = jnp.sum(columns**2, axis=0)
     order = jnp.argsort(s)
     s, basis = s[order], basis[:, order]
@@ -210,7 +225,7 @@ def column_variances(spectrum: Spectrum) -> Float[Array, " d"]:
     """Returns the variance of each feature."""
     if isinstance(spectrum.covariance, Factor):
         return jnp.sum(spectrum.covariance.rows**2, axis=0)
-    return jnp.diagonal(spectrum.covariance)
+    return diagonal(spectrum.covariance)
 
 
 def mean_variance(spectrum: Spectrum) -> Float[Array, ""]:

@@ -52,9 +52,9 @@ def compiled(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("program", "code", "seconds"),
     [
-        ("1,000 heads, d=15", 4 * MB, MAX_SECONDS),
+        ("1,000 heads, d=15", 6 * MB, MAX_SECONDS),
         ("head, d=512", 5 * MB, MAX_SECONDS),
-        ("head, d=2048, k=100", 8 * MB, 3 * MAX_SECONDS),
+        ("head, d=2048, k=100", 10 * MB, 3 * MAX_SECONDS),
         ("initialize, small CNN", 5 * MB, MAX_SECONDS),
         ("grid of 560 networks", 2 * MB, MAX_SECONDS),
     ],
