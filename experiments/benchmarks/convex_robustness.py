@@ -2,6 +2,8 @@ r"""Is every convex problem solved? Random problems, each against a bound from S
 
     python -m experiments.benchmarks.convex_robustness [--problems 1000] [--seed 0]
 
+The record is written as it grows; the same command goes on where it was stopped.
+
 For the multiplier $\mu$ of our head SciPy minimises $L + \mu (\|W\|^2 - c)$ in
 float64. By weak duality that minimum lies below the least loss under the norm, whatever
 $\mu \ge 0$ is; our head's loss, computed in float64, lies above it.
@@ -190,14 +192,21 @@ def is_solved(problem: Problem, verdict: Verdict) -> bool:
     return verdict.status == "SUCCESS" and verdict.excess <= 1e-5
 
 
+def kept_rows(path: Path, command: str) -> list[dict[str, Any]]:
+    """The rows of the same command that a stopped run left."""
+    record = json.loads(path.read_text()) if path.exists() else {}
+    return record["rows"] if record.get("command") == command else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=RESULTS / "convex_robustness.json", type=Path)
     options = parser.parse_args()
-    rows = []
-    for index in range(options.problems):
+    command = f"python -m {MODULE} --problems {options.problems} --seed {options.seed}"
+    rows = kept_rows(options.out, command)
+    for index in range(len(rows), options.problems):
         shape = SHAPES[index % len(SHAPES)]
         rng = np.random.default_rng([options.seed, index])
         problem = draw(rng, shape, index // len(SHAPES))
@@ -208,8 +217,8 @@ def main() -> None:
         rows.append({**given, **verdict._asdict(), "is_solved": solved})
         if not solved:
             print(json.dumps(rows[-1]), flush=True)
-    command = f"python -m {MODULE} --problems {options.problems} --seed {options.seed}"
-    timing.write_rows(options.out, command, rows)
+        if len(rows) % 20 == 0 or len(rows) == options.problems:
+            timing.write_rows(options.out, command, rows)
     print(f"{sum(row['is_solved'] for row in rows)} of {len(rows)} solved")
 
 

@@ -11,7 +11,12 @@ from lagrange_jax._checks import require_count
 from lagrange_jax.bounds import Constraint, Problem
 from lagrange_jax.initializers.lagrange import lagrange
 from lagrange_jax.initializers.plan import Plan, moment_dtype, run_plan
-from lagrange_jax.initializers.rows import IGNORED, head_rows, tap_head
+from lagrange_jax.initializers.rows import (
+    IGNORED,
+    head_rows,
+    output_shape,
+    tap_head,
+)
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
 from lagrange_jax.losses.named import as_loss
@@ -133,7 +138,12 @@ class _ClassMeans:
     def plan(self, key, model, variables, first) -> Plan:
         """What the transform wants of one pass over the examples."""
         d, k = get_head(model, variables).kernel.shape
-        dtype = moment_dtype(model, variables, first)
+        dtype, axes = moment_dtype(model, variables, first), output_shape(model, k)
+        if len(axes) > 1:
+            raise ValueError(
+                "class_means expects a network that puts out one row of classes; got "
+                f"outputs [..., {', '.join(map(str, axes))}]."
+            )
         loss = as_loss("cross_entropy", k)
 
         def step(state, batch, variables):
@@ -143,6 +153,7 @@ class _ClassMeans:
             rows = head_rows(
                 tap,
                 batch,
+                axes,
                 loss=loss,
                 ignore_index=self.ignore_index,
                 dtype=dtype,

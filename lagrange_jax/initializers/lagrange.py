@@ -11,15 +11,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from lagrange_jax._checks import require_count, require_shapes
-from lagrange_jax.batches import as_batches
+from lagrange_jax._compile import jit_once
 from lagrange_jax.bounds import Constraint, Problem, hashable
 from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
 from lagrange_jax.initializers.plan import Plan, moment_dtype, run_plan
-from lagrange_jax.initializers.rows import IGNORED, head_rows, tap_head
+from lagrange_jax.initializers.rows import (
+    IGNORED,
+    head_rows,
+    output_shape,
+    tap_head,
+)
 from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import require_batches
 from lagrange_jax.initializers.verify import place_head
+from lagrange_jax.losses.grouped import along_last_axis
 from lagrange_jax.losses.named import as_loss
 from lagrange_jax.losses.record import Loss
 from lagrange_jax.models.params import get_head
@@ -27,21 +33,15 @@ from lagrange_jax.solvers.convex import (
     DEFAULT_SEARCH,
     SearchOptions,
     require_metric,
+    solve_examples,
 )
-from lagrange_jax.solvers.examples import example_statistics
-from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.least_squares import solve_least_squares
-from lagrange_jax.solvers.substitution import (
-    changed,
-    evened,
-    make_center,
-    map_batches,
-    require_center,
-    restore,
-    scale_features,
-    shift_logits,
+from lagrange_jax.solvers.substitution import map_batches, require_center
+from lagrange_jax.statistics.moments import (
+    compute_moments,
+    init_moments,
+    update_moments,
 )
-from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import decompose
 from lagrange_jax.types import Batch, InitTransform
 
@@ -81,7 +81,8 @@ def lagrange(
         which measured best in the study `rul` whatever the scale of the
         targets, and for other losses `cross_validated_norm()`.
       loss: `"squared_error"`, `"cross_entropy"`, or a `Loss` such as
-        `losses.softmax(label_smoothing=0.1)`.
+        `losses.softmax(label_smoothing=0.1)`. Of a head with several output axes it
+        sees the last one, and is summed over the others.
       center: `"current"` for the kernel that the head has, or a kernel `[d, k]`; None
         for zero.
       search: options of the search; squared error needs none.
@@ -164,34 +165,43 @@ class _Options(NamedTuple):
 
 def _squared_error(options: _Options, key, model, variables, first) -> Plan:
     kernel, bias = get_head(model, variables)
-    dtype = moment_dtype(model, variables, first)
+    (d, k), axes = kernel.shape, output_shape(model, kernel.shape[1])
+    dtype, constraint = moment_dtype(model, variables, first), options.constraint
+
+    def tap(batch, variables, key):
+        tap = tap_head(model, variables, batch.inputs, key)
+        rows = head_rows(tap, batch, axes, dtype=dtype)
+        targets = rows.targets
+        if rows.offset is not None:
+            targets = targets - rows.offset
+        return Batch(rows.features, targets, rows.weights)
+
+    def collect(index, batch, variables):
+        return tap(batch, variables, jax.random.fold_in(key, index))
 
     def step(state, batch, variables):
         moments, key = state
         key, tap_key = jax.random.split(key)
-        tap = tap_head(model, variables, batch.inputs, tap_key)
-        rows = head_rows(tap, batch, dtype=dtype)
-        targets = rows.targets
-        if rows.offset is not None:
-            targets = targets - rows.offset
-        return update_moments(moments, rows.features, targets, rows.weights), key
+        return update_moments(moments, *tap(batch, variables, tap_key)), key
 
-    def finish(state, variables, batches):
-        moments, key = state
+    def finish(found, variables, batches):
+        kept = found if constraint.needs_examples else None
+        moments, last = found if kept is None else (compute_moments(*kept), key)
         center = _center(options.center, kernel, dtype)
-        static = as_static(options.constraint), bias is not None
-        solution = _solve_moments(moments, key, kernel, center, *static)
-        return place_head(model, variables, solution, first=batches.first, key=key)
+        static = as_static(constraint), bias is not None
+        solution = _solve_moments(moments, last, kernel, center, kept, *static)
+        return place_head(model, variables, solution, first=batches.first, key=last)
 
-    d, k = kernel.shape
+    if constraint.needs_examples:
+        return Plan(finish, collect=collect)
     return Plan(finish, fold=((init_moments(d, k, dtype), key), step))
 
 
-@functools.partial(jax.jit, static_argnames=("constraint", "use_bias"))
-def _solve_moments(moments, key, kernel, center, constraint, use_bias):
+@functools.partial(jit_once, static_argnames=("constraint", "use_bias"))
+def _solve_moments(moments, key, kernel, center, examples, constraint, use_bias):
     # One program for arrays and streams: what fails ends in a status in both.
     constraint = getattr(constraint, "held", constraint)
-    problem = Problem(decompose(moments, use_bias=use_bias), key)
+    problem = Problem(decompose(moments, use_bias=use_bias), key, examples)
     return solve_least_squares(problem, constraint, tie_break=kernel, center=center)
 
 
@@ -206,50 +216,38 @@ def _center(center, kernel, dtype):
 
 def _convex(options: _Options, key, model, variables, first) -> Plan:
     kernel, bias = get_head(model, variables)
-    num_outputs = kernel.shape[1]
+    k, axes = kernel.shape[1], output_shape(model, kernel.shape[1])
     tap_key, fold_key = jax.random.split(key)
-    loss, search = as_loss(options.loss, num_outputs), options.search
+    loss = along_last_axis(options.loss, axes)
     dtype = moment_dtype(model, variables, first)
-    constraint = options.constraint
     read: Any = dict(loss=loss, ignore_index=options.ignore_index)
 
     def tap(index, batch, variables):
         key = jax.random.fold_in(tap_key, index)
         found = tap_head(model, variables, batch.inputs, key)
-        rows = head_rows(found, batch, dtype=dtype, **read)
+        rows = head_rows(found, batch, axes, dtype=dtype, **read)
         inputs = rows.features
         if rows.offset is not None:
             inputs = rows.features, rows.offset
         return Batch(inputs, rows.targets, rows.weights)
 
     def finish(kept, variables, batches):
-        examples = map_batches(batches, tap, variables) if kept is None else kept
-        as_fold = lambda x: as_batches(x, search.batch_size) if kept else x  # noqa: E731
-        center = _center(options.center, kernel, dtype)
-        center = make_center(center, as_fold(examples).first, num_outputs)
-        examples = changed(examples, shift_logits, center)
-        statistics = example_statistics(
-            as_fold(examples), loss, num_outputs, use_bias=bias is not None
-        )
-        _require_one_bias(statistics.start.bias, num_outputs)
-        statistics, scale = evened(statistics, constraint.metric)
-        examples = changed(examples, scale_features, scale)
-        known = examples if kept else None
-        problem = Problem(statistics.spectrum, fold_key, known, loss)
-        solution = fit_head(
-            as_fold(examples),
-            statistics,
+        solution = solve_examples(
+            map_batches(batches, tap, variables) if kept is None else kept,
+            options.constraint,
             loss,
-            constraint.radius_sq(problem),
-            relation=constraint.relation,
-            tie_break=kernel.astype(statistics.curvature.dtype),
-            tolerance=search.tolerance,
-            max_steps=search.max_steps,
+            k,
+            use_bias=bias is not None,
+            tie_break=kernel.astype(dtype),
+            center=_center(options.center, kernel, dtype),
+            search=options.search,
+            key=fold_key,
         )
+        _require_one_bias(solution.bias, k)
         return place_head(
             model,
             variables,
-            restore(solution, center, scale),
+            solution,
             first=batches.first,
             key=jax.random.fold_in(tap_key, 0),
             **read,

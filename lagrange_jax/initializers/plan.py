@@ -45,7 +45,8 @@ def collect(batches: Batches, function: Callable[..., Any], variables: Variables
     if batches.collect is None:
         raise ValueError(
             "examples that are spread over devices cannot be kept in one place: pass "
-            "lagrange(..., keep_features=False), or data on one device."
+            "lagrange(..., keep_features=False), for squared error a constraint that "
+            'needs no examples, at_strength("gcv") say, or data on one device.'
         )
     return batches.collect(function, variables)
 

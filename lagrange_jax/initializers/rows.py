@@ -42,9 +42,16 @@ def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:
     return model.taps(variables, inputs, key)[model.head]
 
 
+def output_shape(model: Model, num_outputs: int) -> tuple[int, ...]:
+    """Returns the trailing axes of the network's output that make up the head's k."""
+    layout = model.layout
+    return (num_outputs,) if layout is None else layout.output_shape or (num_outputs,)
+
+
 def head_rows(
     tap: Tap,
     batch: Batch,
+    axes: tuple[int, ...],
     *,
     loss: Loss | None = None,
     ignore_index: int = IGNORED,
@@ -58,6 +65,7 @@ def head_rows(
     Args:
       tap: of the head.
       batch: where the targets and weights are.
+      axes: the network's output axes that make up k.
       loss: what the targets are for; None for the squared error. If it takes labels,
         integers, booleans, and floating-point numbers where there are several outputs
         may be labels.
@@ -71,21 +79,22 @@ def head_rows(
     targets, used = batch.targets, None
     takes_labels = loss is not None and loss.kind.takes_labels
     if takes_labels:
-        targets, used = _as_labels(targets, lead, k, ignore_index)
+        targets, used = _as_labels(targets, lead, axes, ignore_index)
     elif loss is None:
         _require_floating(targets, k)
     width = k if loss is None else loss.kind.num_targets(k)
     rest = targets.shape[len(lead) :]
     width = math.prod(rest) if width is None else width
-    if takes_labels and targets.shape == lead:
-        targets = targets.reshape(-1)
+    if used is not None:  # labels, row by row
+        pass
     elif targets.shape == (*lead, *rest) and width == math.prod(rest):
         targets = targets.reshape(-1, width)
     else:
-        labels = f", or labels of shape {lead}" if takes_labels else ""
+        labels = f", or labels of shape {(*lead, *axes[:-1])}" if takes_labels else ""
+        wanted = (*lead, *(axes if width == k else (width,)))
         raise ValueError(
-            f"expected targets of shape {(*lead, width)}{labels}, as the head puts "
-            f"out; got {batch.targets.shape}."
+            f"expected targets of shape {wanted}{labels}, as the head puts out; got "
+            f"{batch.targets.shape}."
         )
     weights = _row_weights(batch.weights, lead)
     if used is not None:
@@ -111,25 +120,30 @@ def _require_floating(targets, num_outputs):
         )
 
 
-def _as_labels(targets, lead, k, ignore_index):
-    """Returns labels as int32 or probabilities, and which labels count.
+def _as_labels(targets, lead, axes, ignore_index):
+    """Returns labels as int32 or probabilities, and which rows count if labels.
 
     Labels are integers, booleans, or numbers like 2.0; other numbers in the place of a
-    label are none, which the status tells. A last axis of one is dropped.
+    label are none, which the status tells. A last axis of one is dropped. With several
+    output axes a row has several labels, and counts unless all of them are ignored.
     """
     is_label = not jnp.issubdtype(targets.dtype, jnp.floating)
-    if targets.shape == (*lead, 1) and (is_label or k > 1):
-        targets = targets.reshape(lead)
-    if targets.shape != lead:
+    shape, num_classes = (*lead, *axes[:-1]), axes[-1]
+    if targets.shape == (*shape, 1) and (is_label or num_classes > 1):
+        targets = targets.reshape(shape)
+    if targets.shape != shape:
         return (targets.astype(jnp.float32) if is_label else targets), None
-    if not is_label and k == 1:
+    if not is_label and num_classes == 1:
         return targets, None  # the probability of the one class
     if not is_label:
         whole = targets == jnp.round(targets)
         targets = jnp.where(whole, targets, -1)
-    targets = targets.astype(jnp.int32)
-    is_used = targets != ignore_index
-    return jnp.where(is_used, targets, 0), is_used.reshape(-1)
+    targets = targets.astype(jnp.int32).reshape(-1, math.prod(axes[:-1]))
+    used = (targets != ignore_index).any(1)
+    # Of a row of several labels all count: an ignored one among them is invalid.
+    targets = jnp.where(used[:, None], targets, 0)
+    targets = jnp.where(targets == ignore_index, -1, targets)
+    return (targets[:, 0] if len(axes) == 1 else targets), used
 
 
 def _row_weights(weights, lead):

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from lagrange_jax._checks import require_kind
+from lagrange_jax._compile import jit_once
 from lagrange_jax.batches import as_batch, as_batches, is_arrays, require_examples
 from lagrange_jax.distributed.processes import from_first, is_key
 from lagrange_jax.distributed.sharding import (
@@ -45,14 +46,15 @@ def initialize_on_mesh(
         not `Moments`.
     """
     require_kind("mesh", mesh, Mesh)
+    variables = jax.jit(model.init)(key)
     if not is_arrays(data):
-        variables, stream = jax.jit(model.init)(key), _stream(data)
-        return init(transform_key(key), model, variables, stream)
+        return init(transform_key(key), model, variables, _stream(data))
     devices, targets = set(mesh.devices.flat), require_examples(data).targets
     lies = isinstance(targets, jax.Array) and targets.sharding.device_set == devices
     batch = as_batch(data) if lies else shard_batch(data, mesh)
     check_rows(batch.targets, mesh)
-    return _initialize(key, batch, model, as_static(init), eval_batch_size, mesh)
+    given = key, variables, batch, model
+    return _initialize(*given, as_static(init), eval_batch_size, mesh)
 
 
 def transform_key(key: Key) -> Key:
@@ -63,11 +65,11 @@ def transform_key(key: Key) -> Key:
     return jax.random.fold_in(key, 1)
 
 
-@partial(jax.jit, static_argnames=("model", "init", "eval_batch_size", "mesh"))
-def _initialize(key, batch, model, init, eval_batch_size, mesh):
+@partial(jit_once, static_argnames=("model", "init", "eval_batch_size", "mesh"))
+def _initialize(key, variables, batch, model, init, eval_batch_size, mesh):
     axes = mesh.axis_names
 
-    def share(key, batch):
+    def share(key, variables, batch):
         local, rank = as_batches(batch, eval_batch_size), lax.axis_index(axes)
         fold = _merging(local.fold, rank, partial(all_reduce_moments, axis_name=axes))
 
@@ -75,12 +77,16 @@ def _initialize(key, batch, model, init, eval_batch_size, mesh):
             return lax.psum(jnp.where(rank == 0, x, jnp.zeros_like(x)), axes)
 
         batches = Batches(fold, jax.tree.map(of_first, local.first))
-        return init(transform_key(key), model, model.init(key), batches)
+        return init(transform_key(key), model, variables, batches)
 
     # Loops inside a network may start from constants, which the check would refuse.
     return jax.shard_map(
-        share, mesh=mesh, in_specs=(P(), P(axes)), out_specs=P(), check_vma=False
-    )(key, batch)
+        share,
+        mesh=mesh,
+        in_specs=(P(), P(), P(axes)),
+        out_specs=P(),
+        check_vma=False,
+    )(key, variables, batch)
 
 
 def _stream(stream):

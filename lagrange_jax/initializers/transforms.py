@@ -21,6 +21,7 @@ from lagrange_jax._checks import (
     require_kind,
     require_shapes,
 )
+from lagrange_jax._compile import jit_once
 from lagrange_jax._progress import announce
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.initializers.rows import at_least_float32
@@ -257,10 +258,12 @@ def initialize(
     with announce(lambda: "initialising a network"):
         if mesh is not None and data is not None:
             return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
+        # Compiled as `jax.jit(module.init)` is: the network's own bits.
+        variables = jax.jit(model.init)(key)
         if data is None or is_arrays(data):
             batch = None if data is None else as_batch(data, by_head=_by_head(init))
-            return _initialize(key, batch, model, as_static(init), eval_batch_size)
-        variables = jax.jit(model.init)(key)
+            given = key, variables, batch, model
+            return _initialize(*given, as_static(init), eval_batch_size)
         batches = as_batches(data, by_head=_by_head(init))
         return init(transform_key(key), model, variables, batches)
 
@@ -270,11 +273,11 @@ def _by_head(init):
     return getattr(init, "by_head", False)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "init", "eval_batch_size"))
-def _initialize(key, batch, model, init, eval_batch_size):
+@functools.partial(jit_once, static_argnames=("model", "init", "eval_batch_size"))
+def _initialize(key, variables, batch, model, init, eval_batch_size):
     batches = (
         None
         if batch is None
         else as_batches(batch, eval_batch_size, by_head=isinstance(batch.targets, dict))
     )
-    return init(transform_key(key), model, model.init(key), batches)
+    return init(transform_key(key), model, variables, batches)

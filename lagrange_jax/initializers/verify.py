@@ -11,6 +11,7 @@ from lagrange_jax.initializers.rows import (
     Rows,
     at_least_float32,
     head_rows,
+    output_shape,
     tap_head,
 )
 from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
@@ -89,7 +90,8 @@ def _agrees(model, variables, placed, first, key, loss, read_rows):
     tap = tap_head(model, variables, first.inputs, key)
     kernel, bias = get_head(model, placed)
     dtype = at_least_float32(kernel, first.targets)
-    rows = read_rows(tap, first, dtype=dtype)
+    axes = output_shape(model, kernel.shape[1])
+    rows = read_rows(tap, first, axes, dtype=dtype)
     expected = dot(rows.features.astype(dtype), kernel.astype(dtype))
     if bias is not None:
         expected = expected + bias.astype(dtype)[None]

@@ -6,7 +6,6 @@ The method is that of `fit`.
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -18,10 +17,12 @@ from lagrange_jax._checks import (
     require_real,
     require_shapes,
 )
+from lagrange_jax._compile import jit_once
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.bounds import Constraint, Problem, require_norm_shape
 from lagrange_jax.losses.named import as_loss
 from lagrange_jax.losses.record import Loss
+from lagrange_jax.solvers.blocks import in_blocks
 from lagrange_jax.solvers.examples import example_statistics, num_outputs_of
 from lagrange_jax.solvers.fit import fit_head
 from lagrange_jax.solvers.solution import HeadSolution
@@ -33,7 +34,7 @@ from lagrange_jax.solvers.substitution import (
     scale_features,
     shift_logits,
 )
-from lagrange_jax.types import Batch, Key
+from lagrange_jax.types import Batch, Batches, Key
 
 __all__ = [
     "DEFAULT_SEARCH",
@@ -41,6 +42,7 @@ __all__ = [
     "read_loss",
     "require_metric",
     "solve_convex",
+    "solve_examples",
 ]
 
 
@@ -136,29 +138,79 @@ def solve_convex(
     if tie_break is not None:
         require_real("tie_break", tie_break)
     examples = as_batch(examples) if is_arrays(examples) else as_batches(examples)
-    kept = isinstance(examples, Batch)
-    first = examples if kept else examples.first
-    loss, k = read_loss(first, loss, num_outputs)
-    about = make_center(center, first, k)
-    examples = changed(examples, shift_logits, about)
+    loss, k = read_loss(_first(examples), loss, num_outputs)
+    return solve_examples(
+        examples,
+        constraint,
+        loss,
+        k,
+        use_bias=use_bias,
+        tie_break=None if tie_break is None else jnp.asarray(tie_break),
+        center=center,
+        search=search,
+        key=key,
+    )
+
+
+def _first(examples: Batch | Batches) -> Batch:
+    return examples if isinstance(examples, Batch) else examples.first
+
+
+def solve_examples(
+    examples: Batch | Batches,
+    constraint: Constraint,
+    loss: Loss,
+    num_outputs: int,
+    *,
+    use_bias: bool,
+    tie_break: Float[Array, "d k"] | None,
+    center: Float[Array, "d k"] | None,
+    search: SearchOptions,
+    key: Key | None,
+) -> HeadSolution:
+    """Solves from rows of features, see `solve_convex`.
+
+    Args:
+      examples: arrays, or batches with one pass an evaluation of the loss.
+      constraint: the norm.
+      loss: the loss, of so many outputs.
+      num_outputs: k.
+      use_bias: whether the head has a bias.
+      tie_break: a kernel that fills what the data leave free; None: a random one.
+      center: the kernel that the bound is about; None for zero.
+      search: tolerance, number of steps and batch size.
+      key: PRNG key, for a constraint that draws.
+
+    Returns:
+      The `HeadSolution`.
+    """
+    kept, k = isinstance(examples, Batch), num_outputs
+    about = make_center(center, _first(examples), k)
+    given: Any = changed(examples, shift_logits, about)
+    solve = getattr(constraint.radius_sq, "solve", None)
+    if kept and solve is not None and constraint.metric == "euclidean":
+        # Finds the norm and its head in one program.
+        options = dict(relation=constraint.relation, tie_break=tie_break, search=search)
+        head = solve(key, given, loss, k, use_bias=use_bias, **options)
+        return restore(head, about, None)
     if kept:
-        statistics = _statistics(examples, loss, k, use_bias, search.batch_size)
+        statistics = _statistics(given, loss, k, use_bias, search.batch_size)
     else:
-        statistics = example_statistics(examples, loss, k, use_bias)
+        statistics = example_statistics(given, loss, k, use_bias)
     statistics, scale = evened(statistics, constraint.metric)
-    examples = changed(examples, scale_features, scale)
-    problem = Problem(statistics.spectrum, key, examples if kept else None, loss)
+    given = changed(given, scale_features, scale)
+    problem = Problem(statistics.spectrum, key, given if kept else None, loss)
     norm_sq = require_norm_shape(constraint.radius_sq(problem), k)
     options: dict[str, Any] = dict(
         relation=constraint.relation,
-        tie_break=None if tie_break is None else jnp.asarray(tie_break),
+        tie_break=tie_break,
         tolerance=search.tolerance,
         max_steps=search.max_steps,
     )
     if kept:
         options["batch_size"] = search.batch_size
-    solve = _fit if kept else fit_head
-    return restore(solve(examples, statistics, loss, norm_sq, **options), about, scale)
+    fit = _fit if kept else fit_head
+    return restore(fit(given, statistics, loss, norm_sq, **options), about, scale)
 
 
 def read_loss(batch: Any, loss: Any, num_outputs: int | None) -> tuple[Loss, int]:
@@ -181,13 +233,13 @@ def require_metric(metric: Any) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("num_outputs", "use_bias", "batch_size"))
+@partial(jit_once, static_argnames=("num_outputs", "use_bias", "batch_size"))
 def _statistics(examples, loss, num_outputs, use_bias, batch_size):
-    batches = as_batches(examples, batch_size)
+    batches = in_blocks(examples, batch_size)
     return example_statistics(batches, loss, num_outputs, use_bias)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "relation"))
+@partial(jit_once, static_argnames=("batch_size", "relation"))
 def _fit(examples, statistics, loss, norm_sq, *, batch_size, **options):
-    batches = as_batches(examples, batch_size)
+    batches = in_blocks(examples, batch_size)
     return fit_head(batches, statistics, loss, norm_sq, **options)

@@ -112,6 +112,7 @@ def settle(
     kernel: Float[Array, "d k"],
     norm_sq: Float[Array, "1 m"],
     filling: Float[Array, "d k"] | None,
+    on_sphere: Bool[Array, ""],
 ) -> Float[Array, "d k"]:
     """Puts a kernel from the ball exactly where it belongs.
 
@@ -119,7 +120,8 @@ def settle(
       kernel: what a search returned.
       norm_sq: the wanted norm.
       filling: None leaves a kernel inside the ball; else its mean column is added to
-        all columns, which no softmax sees, until the norm is reached.
+        all columns, which no softmax sees, until the norm is reached
+      on_sphere: where it has to be.
 
     Returns:
       The kernel; on the sphere where it was all but there.
@@ -133,5 +135,5 @@ def settle(
         common = jnp.broadcast_to(filling.mean(1, keepdims=True), kernel.shape)
         length = column_length(common, norm_sq)
         factor = jnp.sqrt(jnp.maximum(missing, 0)) / jnp.where(length > 0, length, 1)
-        kernel = centred + factor * common
+        kernel = jnp.where(on_sphere, centred + factor * common, kernel)
     return jnp.where(near, scaled, kernel)

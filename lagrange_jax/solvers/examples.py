@@ -1,6 +1,6 @@
 """What two passes over the examples tell of a loss before any search."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from lagrange_jax.statistics.moments import init_moments, update_moments
 from lagrange_jax.statistics.spectrum import Spectrum, decompose
 from lagrange_jax.types import Batch, Batches
 
-__all__ = ["ExampleStatistics", "example_statistics", "num_outputs_of"]
+__all__ = ["ExampleStatistics", "example_statistics", "num_biases", "num_outputs_of"]
 
 # An output whose loss does not bend at the start counts as this part of the most bent.
 LEAST_BEND = 1e-6
@@ -157,6 +157,16 @@ def _at_start(batches, loss, bias, shape, dtype):
     least = LEAST_BEND * jnp.max(curvature)
     least = jnp.where(least > 0, least, 1)
     return moments, jnp.maximum(jnp.where(jnp.isfinite(curvature), curvature, 1), least)
+
+
+def num_biases(batch: Batch, loss: Loss, num_outputs: int, dtype: Any) -> int:
+    """Returns how many biases a loss solves for, from shapes alone."""
+
+    def find(batch):
+        targets = read_batch(batch, loss, num_outputs, dtype).targets[0]
+        return start(loss, TargetMeans(targets, targets, targets[0]), num_outputs).bias
+
+    return len(jax.eval_shape(find, batch))
 
 
 def num_outputs_of(batch: Batch, loss: Loss, num_outputs: int | None) -> int:

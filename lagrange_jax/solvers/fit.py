@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.bounds import Relation
 from lagrange_jax.losses.record import Loss
@@ -53,7 +53,7 @@ from lagrange_jax.solvers.risk import make_risk
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.types import Batches
 
-__all__ = ["fit_head"]
+__all__ = ["default_tolerance", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
@@ -69,11 +69,11 @@ def fit_head(
     loss: Loss,
     norm_sq: Float[Array, "*k"],
     *,
-    relation: Relation = "equality",
+    relation: Relation | Bool[Array, ""] = "equality",
     tie_break: Float[Array, "d k"] | None = None,
     start: Float[Array, "d k"] | None = None,
-    tolerance: float | None = None,
-    max_steps: int = 2000,
+    tolerance: Float[Array, ""] | float | None = None,
+    max_steps: Int[Array, ""] | int = 2000,
 ) -> HeadSolution:
     """Solves from statistics of the same batches.
 
@@ -82,7 +82,7 @@ def fit_head(
       statistics: what `example_statistics` returned for them.
       loss: the loss.
       norm_sq: the wanted norm, `[]` or `[k]`.
-      relation: on the sphere or in the ball.
+      relation: on the sphere or in the ball; traced: whether on the sphere.
       tie_break: a kernel that fills what the data leave free; None: a fixed random one.
       start: a kernel to start from, such as the solution for a neighbouring norm;
         zeros count as None.
@@ -93,8 +93,7 @@ def fit_head(
       The `HeadSolution`.
     """
     dtype = statistics.spectrum.cross.dtype
-    if tolerance is None:
-        tolerance = 1e-8 if dtype == jnp.float64 else 1e-5
+    tolerance = default_tolerance(dtype) if tolerance is None else tolerance
     wanted = norm_sq.astype(dtype).reshape(1, -1)
     is_known = jnp.isfinite(wanted) & (wanted >= 0)
     # The only kernel of norm zero is zero: then the bias alone is searched for.
@@ -115,6 +114,11 @@ def fit_head(
     return _solution(problem, kernel, bias, tie_break, is_known, norm_sq.shape)
 
 
+def default_tolerance(dtype: Any) -> float:
+    """Returns the tolerance of the relative KKT residual."""
+    return 1e-8 if dtype == jnp.float64 else 1e-5
+
+
 class _Problem(NamedTuple):
     """What a search has to know."""
 
@@ -123,9 +127,21 @@ class _Problem(NamedTuple):
     loss: Loss
     coordinates: Any
     norm_sq: Any
-    relation: Relation
+    relation: Relation | Bool[Array, ""]
     tolerance: Any
     max_steps: Any
+
+    @property
+    def is_ball(self):
+        """Whether the norm is known to be a bound only."""
+        return isinstance(self.relation, str) and self.relation == "at_most"
+
+    @property
+    def on_sphere(self):
+        """Whether the norm is to be met; the relation may be traced."""
+        relation = self.relation
+        is_known = isinstance(relation, str)
+        return jnp.asarray(relation == "equality" if is_known else relation)
 
     @property
     def can_fill(self):
@@ -173,11 +189,11 @@ def _solution(problem, kernel, bias, tie_break, is_known, shape):
         problem.tolerance,
         problem.can_fill,
     )
-    is_equality = problem.relation == "equality"
-    filling = tie_break if is_equality and can_fill else None
-    kernel = problem.coordinates.factor * settle(kernel, problem.norm_sq, filling)
+    on_sphere = problem.on_sphere
+    filling = tie_break if can_fill and not problem.is_ball else None
+    kernel = settle(kernel, problem.norm_sq, filling, on_sphere)
+    kernel = problem.coordinates.factor * kernel
     found = problem.evaluate(problem.risk(), kernel, bias)
-    on_sphere = jnp.asarray(is_equality)
     rows = problem.rows(kernel, found, on_sphere, tolerance, can_fill)
     solution = dict(
         kernel=kernel,
@@ -195,7 +211,7 @@ def _solution(problem, kernel, bias, tie_break, is_known, shape):
 
 def _search(problem, kernel, bias, tie_break):
     """Searches the ball, and then the sphere where an equality is still to be met."""
-    if problem.relation == "at_most" or problem.can_fill:
+    if problem.is_ball or problem.can_fill:
         return _minimize(problem, kernel, bias, jnp.zeros((), bool))
 
     def is_open(state):
@@ -203,7 +219,7 @@ def _search(problem, kernel, bias, tie_break):
         length_sq = column_length(kernel, problem.norm_sq) ** 2
         is_met = length_sq >= (1 - ON_SPHERE) * problem.norm_sq
         is_met = (is_met | (problem.coordinates.factor == 0)).all()
-        return (turn == 0) | ((turn == 1) & ~is_met)
+        return (turn == 0) | ((turn == 1) & ~is_met & problem.on_sphere)
 
     def body(state):
         kernel, bias, turn = state

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -14,10 +13,12 @@ from lagrange_jax._checks import (
     require_real,
     require_shapes,
 )
-from lagrange_jax.batches import as_batch, as_batches
+from lagrange_jax._compile import jit_once
+from lagrange_jax.batches import as_batch
 from lagrange_jax.bounds import Metric, Relation, require_norm, require_relation
 from lagrange_jax.losses.classes import without_smoothing
 from lagrange_jax.losses.record import Loss
+from lagrange_jax.solvers.blocks import in_blocks
 from lagrange_jax.solvers.convex import (
     DEFAULT_SEARCH,
     SearchOptions,
@@ -128,7 +129,7 @@ def convex_path(
 _STATIC = "num_outputs", "batch_size", "use_bias", "metric", "relation"
 
 
-@partial(jax.jit, static_argnames=_STATIC)
+@partial(jit_once, static_argnames=_STATIC)
 def _path(
     batch,
     norm_sq,
@@ -142,11 +143,11 @@ def _path(
     **options,
 ):
     batch = changed(batch, shift_logits, center)
-    batches = as_batches(batch, batch_size)
+    batches = in_blocks(batch, batch_size)
     statistics = example_statistics(batches, loss, num_outputs, use_bias)
     statistics, scale = evened(statistics, metric)
     batch = changed(batch, scale_features, scale)
-    batches = as_batches(batch, batch_size)
+    batches = in_blocks(batch, batch_size)
     if validation is not None:
         validation = changed(validation, shift_logits, center)
         validation = changed(validation, scale_features, scale)
@@ -182,7 +183,7 @@ def mean_loss(
     d, k = head.kernel.shape
     count = len(batch.targets) if batch.weights is None else batch.weights.sum()
     risk = make_risk(
-        as_batches(batch, batch_size),
+        in_blocks(batch, batch_size),
         loss,
         k,
         jnp.asarray(count, head.kernel.dtype),

@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from lagrange_jax._compile import CPU_OPTIONS, compile_with
 from lagrange_jax.training._known import Bounds, known_bounds
 
 __all__ = ["Program", "calls_python", "compile_once", "evaluate", "trace_member"]
-
-# XLA's scheduler for concurrency on the CPU makes some programs wait for ever, a
-# vmapped training that starts from a cross-entropy head among them.
-CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
 class Program(NamedTuple):
@@ -114,11 +111,6 @@ class _Lowered:
 
 @functools.lru_cache(maxsize=16)
 def _compile(program: _Lowered):
-    if program.devices[0].platform != "cpu":
-        return program.lowered.compile()
-    try:
-        return program.lowered.compile(compiler_options=CPU_OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return program.lowered.compile()  # an XLA that no longer has this scheduler
+    is_cpu = program.devices[0].platform == "cpu"
+    compile_ = lambda options: program.lowered.compile(compiler_options=options)  # noqa: E731
+    return compile_with(compile_, CPU_OPTIONS if is_cpu else None)

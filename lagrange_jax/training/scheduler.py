@@ -1,19 +1,15 @@
 """XLA's scheduler for concurrency on the CPU, which makes some programs wait for ever.
 
 Seen with jaxlib 0.10.2 in vmapped trainings that start from a cross-entropy head.
-`run_grid` compiles without it. What a caller jits is the caller's: `disable_scheduler`
-turns it off for a whole process.
+`run_grid` and `initialize` compile without it. What a caller jits is the caller's:
+`disable_scheduler` turns it off for a whole process.
 """
 
-import functools
-import logging
 import os
 
-import jax
+from lagrange_jax._compile import SCHEDULER
 
-__all__ = ["disable_scheduler", "warn_of_scheduler"]
-
-_FLAG = "xla_cpu_enable_concurrency_optimized_scheduler"
+__all__ = ["disable_scheduler"]
 
 
 def disable_scheduler() -> None:
@@ -24,20 +20,5 @@ def disable_scheduler() -> None:
     environment variable `XLA_FLAGS`, unless something is said there already.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if _FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_FLAG}=false".strip()
-
-
-def warn_of_scheduler() -> None:
-    """Logs once that a training is compiled on a CPU with the scheduler on."""
-    if jax.default_backend() == "cpu" and _FLAG not in os.environ.get("XLA_FLAGS", ""):
-        _warn()
-
-
-@functools.cache
-def _warn() -> None:
-    logging.getLogger("lagrange_jax").warning(
-        "XLA's concurrency scheduler is on: on a CPU, a vmapped training that starts "
-        "from a cross-entropy head may wait for ever. Use run_grid, which compiles "
-        "without it, or call lagrange_jax.training.disable_scheduler() first."
-    )
+    if SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from lagrange_jax._checks import require_callable, require_count, require_kind
+from lagrange_jax._compile import warn_of_scheduler
 from lagrange_jax.initializers.transforms import chain, initialize
 from lagrange_jax.models.params import get_layer
 from lagrange_jax.training._examples import (
@@ -30,7 +31,6 @@ from lagrange_jax.training._known import is_inside_grid
 from lagrange_jax.training._status import all_solved
 from lagrange_jax.training._steps import State, make_advance, make_update
 from lagrange_jax.training.objective import LossFn, Objective, make_objective
-from lagrange_jax.training.scheduler import warn_of_scheduler
 from lagrange_jax.types import InitTransform, Key, Model, Variables
 
 __all__ = ["Data", "OptimizerFn", "Train", "TrainResult", "make_train"]

@@ -18,6 +18,7 @@ ROOT = Path(lj.__file__).parent
 FLOORS = (
     "types",
     "_checks",
+    "_compile",
     "_progress",
     "_passes",
     "numerics",
