@@ -10,13 +10,11 @@ $\mu \ge 0$ is; our head's loss, computed in float64, lies above it.
 """
 
 import argparse
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
@@ -135,7 +133,6 @@ def draw(rng: np.random.Generator, shape: tuple[int, int, int], index: int) -> P
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_outputs", "relation"))
 def solve(features, labels, weights, smoothing, norm_sq, num_outputs, relation):
     return lj.solve_convex(
         (features, labels, weights),

@@ -173,12 +173,13 @@ def test_whoever_waits_is_told(caplog):
 
 def test_the_scheduler_that_wedges_is_off_or_named(caplog, monkeypatch):
     import lagrange_jax.training.scheduler as scheduler
+    from lagrange_jax import _compile
 
     init = lj.lagrange(lj.constraints.fixed_norm(1.0))
     train = make(init=init)
     arguments = KEYS[0], jnp.float32(0.1)
     monkeypatch.setenv("XLA_FLAGS", "--one=1")
-    scheduler._warn.cache_clear()
+    _compile._warn.cache_clear()
     with caplog.at_level(logging.WARNING, "lagrange_jax"):
         axes = {"strength": [0.1], "key": KEYS}
         _plan.plan_grid(
@@ -188,7 +189,7 @@ def test_the_scheduler_that_wedges_is_off_or_named(caplog, monkeypatch):
         jax.eval_shape(train, *arguments)
         assert caplog.text.count("scheduler is on") == 1
         scheduler.disable_scheduler()
-        scheduler._warn.cache_clear()
+        _compile._warn.cache_clear()
         jax.eval_shape(train, *arguments)
     assert caplog.text.count("scheduler is on") == 1
     flags = scheduler.os.environ["XLA_FLAGS"]
