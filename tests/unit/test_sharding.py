@@ -110,7 +110,13 @@ def lower(model, num_examples):
         *[jax.ShapeDtypeStruct(s, jnp.float32, sharding=rows) for s in shapes]
     )
     key = jax.random.key(0)
-    return sharded._initialize.lower(key, batch, model, SOLVE, 64, mesh).compile()
+    program = jax.jit(
+        sharded._initialize,
+        static_argnames=("model", "init", "eval_batch_size", "mesh"),
+    )
+    variables = jax.eval_shape(model.init, key)
+    lowered = program.lower(key, variables, batch, model, SOLVE, 64, mesh)
+    return lowered.compile()
 
 
 def test_only_moments_travel_and_memory_does_not_grow_with_the_examples(model):
