@@ -15,6 +15,7 @@ References:
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -129,6 +130,7 @@ def _model_step(multiply, best, radius, limit) -> _Step:
     def body(state):
         step, residual, direction, count, steepest, _ = state
         product = multiply(direction)
+        chex.assert_equal_shape([product, direction])
         curvature = inner(direction, product)
         rest = inner(residual, residual)
         to_edge = _distance_to_edge(step, direction, radius)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -58,9 +59,10 @@ def unseen(evaluate: Callable[[Any], Point], start: Float[Array, " n"]) -> Point
     A search takes it as its first step, of no length. The program then holds the
     function once, not a second time for the start.
     """
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(evaluate, start)
-    )
+    point = jax.eval_shape(evaluate, start)
+    chex.assert_equal_shape([start, point.params, point.gradient])
+    chex.assert_rank([point.value, point.residual], 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), point)
     infinite = jnp.full_like(zeros.value, jnp.inf)
     return zeros._replace(params=start, value=infinite, residual=infinite)
 

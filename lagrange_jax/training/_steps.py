@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,6 +29,8 @@ def make_update(objective: Objective, optimizer: Any) -> Callable[..., State]:
     def update(state: State, batch: Batch, key: Key) -> State:
         loss, variables, gradient = objective.gradient(state.variables, batch, key)
         params = variables["params"]
+        chex.assert_rank(loss, 0)  # an objective of the user's own promises both
+        chex.assert_trees_all_equal_shapes(gradient, params)
         told = dict(value=loss, grad=gradient)
         value_fn = _make_value_fn(objective, state.variables, batch, key)
         # Optax's Adam raises a Python float to an integer count.

@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 from lagrange_jax.models import linen
-from lagrange_jax.models.params import get_layer, set_layer
+from lagrange_jax.models.params import set_layer
+from tests.adapters import check_head_tap, check_static_argument, check_training_mode
 
 
 class MLP(nn.Module):
@@ -179,39 +180,12 @@ def build(kind, features: Any = "inference"):
     return module, model, jax.jit(model.init)(jax.random.key(2)), x, head
 
 
-def features_by_derivative(model, variables, x):
-    """Recovers the head's inputs from the derivative of the outputs by its kernel.
-
-    d outputs[n, 0] / d kernel[:, 0] = features[n]: no hooks, no taps.
-    """
-    kernel = get_layer(variables, model.head)["kernel"]
-
-    def first_outputs(column):
-        moved = set_layer(variables, model.head, kernel=kernel.at[:, 0].set(column))
-        outputs = model.apply(moved, x).reshape(-1, kernel.shape[1])
-        return outputs[:, 0].astype(jnp.float32)
-
-    return jax.jit(jax.jacrev(first_outputs))(kernel[:, 0])
-
-
-def as_rows(x):
-    return np.asarray(x.reshape(-1, x.shape[-1]).astype(jnp.float32))
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_head_inputs_are_those_of_the_network(kind, key):
+def test_head_inputs_are_those_of_the_network(kind):
     _, model, variables, x, head = build(kind)
     assert model.head == head
-    tap = jax.jit(model.taps)(variables, x, key)[head]
-    expected = features_by_derivative(model, variables, x)
-    tolerance = 1e-2 if kind == "bfloat16" else 1e-5
-    np.testing.assert_allclose(
-        as_rows(tap.inputs), expected, rtol=tolerance, atol=tolerance
-    )
-    outputs = jax.jit(model.apply)(variables, x).reshape(tap.outputs.shape)
-    np.testing.assert_allclose(
-        as_rows(tap.outputs), as_rows(outputs), rtol=tolerance, atol=tolerance
-    )
+    outputs = jax.jit(model.apply)(variables, x)
+    check_head_tap(model, variables, x, outputs, 1e-2 if kind == "bfloat16" else 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,23 +207,14 @@ def test_jit_and_vmap_over_keys_are_loops(kind, key):
     np.testing.assert_allclose(jax.jit(jax.vmap(features))(keys), loop, atol=1e-5)
 
 
-def test_training_mode_drops_out_by_key_and_updates_statistics(key):
-    _, model, variables, x, head = build("noisy", "training")
-    outputs, updated = jax.jit(model.apply_train)(variables, x, key)
-    again, _ = model.apply_train(variables, x, key)
-    other, _ = model.apply_train(variables, x, jax.random.key(9))
-    np.testing.assert_allclose(outputs, again, rtol=1e-5, atol=1e-6)
-    assert jnp.max(jnp.abs(outputs - other)) > 0.1
-    hidden = get_layer(variables, ("Dense_0",))
-    mean = jnp.mean(x @ hidden["kernel"], axis=0) + hidden["bias"]
-    statistics = updated["batch_stats"]["BatchNorm_0"]
-    np.testing.assert_allclose(statistics["mean"], mean / 2, atol=1e-6)
-    chex.assert_trees_all_equal_structs(variables, updated)
-    tap = model.taps(variables, x, key)[head]
-    np.testing.assert_allclose(tap.outputs, outputs, rtol=1e-5, atol=1e-6)
-    assert 0.2 < jnp.mean(tap.inputs == 0) < 0.8
+def test_training_mode_drops_out_by_key_and_updates_statistics():
+    _, model, variables, x, _ = build("noisy", "training")
     _, inference, _, _, _ = build("noisy")
-    assert not jnp.any(inference.taps(variables, x, key)[head].inputs == 0)
+
+    def statistics(variables):
+        return variables["batch_stats"]["BatchNorm_0"]
+
+    check_training_mode(model, inference, variables, x, ("Dense_0",), statistics)
 
 
 def test_state_is_kept_and_what_is_sown_is_not(key):
@@ -290,10 +255,7 @@ def test_inputs_may_be_a_tree(key):
 
 def test_model_is_a_static_argument():
     _, model, variables, x, _ = build("compact")
-    run = jax.jit(lambda model, v, x: model.apply(v, x), static_argnums=0)
-    np.testing.assert_allclose(
-        run(model, variables, x), model.apply(variables, x), rtol=1e-5
-    )
+    check_static_argument(model, variables, x)
 
 
 class Bad(nn.Module):
