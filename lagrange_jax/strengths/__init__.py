@@ -8,6 +8,7 @@ from lagrange_jax.strengths.extrapolate import (
     Recipe,
     extrapolate_strength,
 )
+from lagrange_jax.strengths.laplace import negative_log_laplace_evidence
 from lagrange_jax.strengths.power_law import PowerLaw, fit_power_law
 from lagrange_jax.strengths.priors import Exponent
 from lagrange_jax.strengths.units import convert_strength
@@ -32,5 +33,6 @@ __all__ = [
     "extrapolate_strength",
     "fit_power_law",
     "loss_curves",
+    "negative_log_laplace_evidence",
     "stein_risk",
 ]

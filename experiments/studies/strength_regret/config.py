@@ -13,11 +13,13 @@ class Config:
       tasks: names in `tasks.TASKS`.
       penalties: names in `networks.PENALTIES`.
       seeds: each draws examples, held-out examples and initial weights.
-      recipes: changes of the recipe, "batch 4" for four times the batch size, "rate"
-        and "epochs" likewise, run for `recipe_tasks` at `recipe_sizes` of the largest
-        number of examples; "base" is none.
+      recipes: changes of the recipe, "batch 4" for four times the batch size, "rate",
+        "epochs" and "width" likewise, run for `recipe_tasks` at a quarter of the
+        largest number of examples; "base" is none.
       recipe_tasks: tasks for which recipes are changed.
       recipe_penalties: penalties likewise.
+      laplace_tasks: tasks whose networks have their Laplace evidence computed.
+      laplace_penalties: penalties likewise.
       width: units of the hidden layer.
       num_epochs: passes over the examples.
       batch_size: examples in a mini-batch.
@@ -29,14 +31,20 @@ class Config:
 
     tasks: tuple[str, ...] = (
         *("clouds", "digits", "diabetes", "breast_cancer", "wine", "friedman"),
+        *("engines", "images"),
     )
     penalties: tuple[str, ...] = ("sgd l2", "adam l2", "adam l1", "adamw")
     seeds: int = 8
     recipes: tuple[str, ...] = (
         *("base", "batch 4", "batch 0.25", "rate 0.25", "epochs 4", "epochs 0.25"),
+        *("width 4", "width 0.25"),
     )
     recipe_tasks: tuple[str, ...] = ("clouds", "friedman")
     recipe_penalties: tuple[str, ...] = ("adam l2", "adamw")
+    laplace_tasks: tuple[str, ...] = (
+        *("clouds", "digits", "diabetes", "breast_cancer", "wine", "friedman"),
+    )
+    laplace_penalties: tuple[str, ...] = ("adam l2",)
     width: int = 32
     num_epochs: int = 50
     batch_size: int = 16
@@ -57,6 +65,7 @@ class Config:
             penalties=("adam l2", "adamw"),
             seeds=3,
             recipes=("base",),
+            laplace_tasks=("wine", "diabetes"),
             width=4,
             num_epochs=4,
             smallest=20,

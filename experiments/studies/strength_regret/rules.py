@@ -42,6 +42,8 @@ class Family(NamedTuple):
       train: training losses `[strengths, sizes, seeds]`.
       norm: norms of all kernels, likewise.
       heads: `[rules, seeds]` strengths of `heads.RULES`, or None.
+      evidence: `[strengths, seeds]` negative log evidences of the networks of the
+        largest size, or None.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Family(NamedTuple):
     train: np.ndarray
     norm: np.ndarray
     heads: np.ndarray | None
+    evidence: np.ndarray | None = None
 
 
 class Slope(NamedTuple):
@@ -86,8 +89,9 @@ def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], F
     families = {}
     for (task, penalty), some in found.items():
         stacked = np.stack([arrays[row["name"]] for row in some], -1).astype(float)
-        heads = [arrays.get(f"head/{task}/{row['seed']}") for row in some]
-        known = [x for x in heads if x is not None]
+        heads = _stack(arrays, [f"head/{task}/{row['seed']}" for row in some])
+        names = [f"{task}/{penalty}/laplace/{row['seed']}" for row in some]
+        evidence = _stack(arrays, names)
         train, losses, norm = stacked
         sizes = np.array(some[0]["sizes"], float)
         if len(some) > 1:
@@ -97,9 +101,16 @@ def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], F
                 LossCurves(losses, strengths_of(penalty), sizes),
                 train,
                 norm,
-                np.stack(known, -1) if len(known) == len(heads) else None,
+                heads,
+                None if evidence is None else evidence[:, 0],
             )
     return families
+
+
+def _stack(arrays, names) -> np.ndarray | None:
+    """What is recorded under these names, or None if one is missing."""
+    known = [arrays[name] for name in names if name in arrays]
+    return np.stack(known, -1) if len(known) == len(names) else None
 
 
 def fit_slope(curves: LossCurves, part: slice = slice(None)) -> Slope:
@@ -222,6 +233,9 @@ def _rules(family: Family, prior) -> Rules:
     if family.heads is not None and kind == "l2":
         for name, chosen in zip(HEAD_RULES, family.heads, strict=True):
             rules[f"{name} of the head"] = (lambda j, x=chosen: x[j]), 0.0
+    if family.evidence is not None:
+        best = curves.strengths[np.nanargmin(family.evidence, 0)]
+        rules["Laplace evidence of the network"] = (lambda j: best[j]), 100.0
     return rules
 
 

@@ -11,7 +11,11 @@ from experiments.studies.strength_regret.config import Config
 from experiments.studies.strength_regret.coverage import simulate
 from experiments.studies.strength_regret.fixed_design import compare
 from experiments.studies.strength_regret.heads import predict
-from experiments.studies.strength_regret.networks import make_cases, train
+from experiments.studies.strength_regret.networks import (
+    laplace_evidence,
+    make_cases,
+    train,
+)
 
 __all__ = ["run"]
 
@@ -25,13 +29,17 @@ def _rows(config: Config) -> Iterator[Row]:
     for task in config.tasks:
         for seed in range(config.seeds):
             yield {"name": f"head/{task}/{seed}", "task": task, "seed": seed}
+    yield from (row for row in cases if row["recipe"] == "laplace")
     yield {"name": "fixed design"}
     yield {"name": "coverage"}
-    yield from (row for row in cases if row["recipe"] != "base")
+    yield from (row for row in cases if row["recipe"] not in ("base", "laplace"))
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
-    """Runs what the folder does not hold yet; the data come with scikit-learn.
+    """Runs what the folder does not hold yet.
+
+    The data of most tasks come with scikit-learn; those of `tasks.FETCHED` are looked
+    for where LAGRANGE_JAX_DATA says.
 
     Args:
       config: what to run.
@@ -49,7 +57,9 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
         if row["name"] in cases:
             # Optax's schedules mix types.
             with jax.numpy_dtype_promotion("standard"):
-                values = train(config, cases[row["name"]])
+                case = cases[row["name"]]
+                find = laplace_evidence if case.recipe == "laplace" else train
+                values = find(config, case)
         elif row["name"] == "fixed design":
             values = compare(config.fixed_repetitions)
         elif row["name"] == "coverage":

@@ -163,7 +163,8 @@ def _pooled(study: Study) -> str:
 def _recipes(folder: Path, study: Study) -> str:
     """Best strengths of changed recipes over those of the base."""
     header = ["recipe", "penalty", "predicted factor", "measured factor, by task"]
-    names = {row.get("recipe", "base") for row in record.read_rows(folder)} - {"base"}
+    names = {row.get("recipe", "base") for row in record.read_rows(folder)}
+    names -= {"base", "laplace"}
     lines = []
     for recipe in sorted(names):
         changed = rules.read_families(folder, recipe)
@@ -185,7 +186,7 @@ def _recipes(folder: Path, study: Study) -> str:
 def _predicted(what, factor, kind):
     if kind != "decoupled":
         return 1.0
-    return {"batch": factor, "rate": 1 / factor, "epochs": 1.0}[what]
+    return {"batch": factor, "rate": 1 / factor}.get(what, 1.0)
 
 
 def _ratio(changed, base) -> str:

@@ -1,13 +1,25 @@
-"""Examples of every task: real tables of scikit-learn and two that are drawn."""
+"""Examples of every task: tables of scikit-learn, engines, images, and two drawn."""
 
-from typing import Any, NamedTuple
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from sklearn import datasets
 
+from experiments.backbones.features import extract_features
+from experiments.backbones.problem import load_backbone
 from lagrange_jax import Batch
+from lagrange_jax.datasets import load_cifar100, load_cmapss
 
-__all__ = ["TASKS", "Task", "draw", "sizes_of"]
+__all__ = ["FETCHED", "TASKS", "Task", "draw", "sizes_of"]
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lagrange_jax"
+
+
+Load = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class Task(NamedTuple):
@@ -16,17 +28,25 @@ class Task(NamedTuple):
     Attributes:
       largest: examples to train on at most; the others are held out.
       classes: number of classes, or 0 for regression.
-      load: `load(seed) -> (inputs, targets)`, in any order; real tables ignore the
-        seed.
+      load: `load(seed) -> (inputs, targets)` in random order, those held out last.
     """
 
     largest: int
     classes: int
-    load: Any
+    load: Load
+
+
+def _shuffled(load: Load) -> Load:
+    def shuffled(seed):
+        inputs, targets = (np.asarray(x, float) for x in load(seed))
+        order = np.random.default_rng(1000 + seed).permutation(len(inputs))
+        return inputs[order], targets[order]
+
+    return shuffled
 
 
 def _table(name):
-    return lambda seed: getattr(datasets, f"load_{name}")(return_X_y=True)
+    return _shuffled(lambda _: getattr(datasets, f"load_{name}")(return_X_y=True))
 
 
 def _clouds(seed):
@@ -42,14 +62,39 @@ def _friedman(seed):
     return datasets.make_friedman1(1024 + 4096, noise=2.0, random_state=seed)
 
 
+def _engines(seed):
+    """Windows of C-MAPSS FD001; those held out are of other engines."""
+    splits = load_cmapss("FD001", validation_fraction=0.3, split_seed=seed)
+    random, parts = np.random.default_rng(1000 + seed), []
+    for part, count in ((splits.train, 1024), (splits.validation, 4096)):
+        some = random.permutation(len(part.targets))[:count]
+        parts.append((part.inputs[some].reshape(len(some), -1), part.targets[some]))
+    inputs, targets = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return inputs, targets
+
+
+@functools.cache
+def _images():
+    """Ten classes of CIFAR-100, as features of a ResNet-20 trained on CIFAR-10."""
+    train, test = load_cifar100()[:2]
+    images, labels = (np.concatenate(x) for x in zip(train[:2], test[:2], strict=True))
+    kept = labels < 10
+    network = load_backbone("resnet20", None, 32)
+    return extract_features(network, images[kept], CACHE), labels[kept]
+
+
 TASKS = {
-    "clouds": Task(1024, 2, _clouds),
+    "clouds": Task(1024, 2, _shuffled(_clouds)),
     "digits": Task(1280, 10, _table("digits")),
     "diabetes": Task(300, 0, _table("diabetes")),
     "breast_cancer": Task(400, 2, _table("breast_cancer")),
     "wine": Task(120, 3, _table("wine")),
-    "friedman": Task(1024, 0, _friedman),
+    "friedman": Task(1024, 0, _shuffled(_friedman)),
+    "engines": Task(1024, 0, _engines),
+    "images": Task(4096, 10, _shuffled(lambda _: _images())),
 }
+FETCHED = ("engines", "images")
+"""Tasks whose data have to be fetched; LAGRANGE_JAX_DATA says where they are."""
 
 
 def draw(name: str, seed: int) -> tuple[Batch, Batch]:
@@ -59,9 +104,7 @@ def draw(name: str, seed: int) -> tuple[Batch, Batch]:
     columns are zero; targets of regression likewise, labels are one-hot.
     """
     task = TASKS[name]
-    inputs, targets = (np.asarray(x, float) for x in task.load(seed))
-    order = np.random.default_rng(1000 + seed).permutation(len(inputs))
-    inputs, targets = inputs[order], targets[order]
+    inputs, targets = task.load(seed)
     inputs = _standardise(inputs, task.largest)
     if task.classes:
         targets = np.eye(task.classes)[targets.astype(int)]
