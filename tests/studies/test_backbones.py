@@ -227,6 +227,15 @@ def test_efficientnet_reproduces_the_original_features():
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
+def test_resnet18_reproduces_the_original_features():
+    path = pretrained("resnet18_imagenet.npz")
+    with np.load(pretrained("resnet18_reference.npz")) as reference:
+        images, expected = reference["images"][:4], reference["features_128"][:4]
+    backbone = imagenet_resnet(path, 20, 128)
+    actual = jax.jit(backbone.apply)(backbone.variables, images)
+    assert_close(actual, expected, 1e-4)
+
+
 # --- preprocessing ----------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ class Config:
 
     Attributes:
       backbone: one of `problem.BACKBONES`.
-      resolution: pixels that EfficientNet-Lite0 sees.
+      resolution: pixels that the networks of ImageNet see.
       images_per_class: training images of each class; 0 for all.
       heads: names in `heads.HEADS`, measured before any training step.
       norms: squared norms of the path of cross-entropy heads, ascending.
@@ -46,7 +46,7 @@ class Config:
 
     @classmethod
     def full(cls) -> "Config":
-        """EfficientNet-Lite0, all images; others by `backbone=resnet56` and so on."""
+        """EfficientNet-Lite0, all images; others by `backbone=resnet18` and so on."""
         return cls()
 
     @classmethod
