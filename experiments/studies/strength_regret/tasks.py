@@ -93,8 +93,8 @@ TASKS = {
     "engines": Task(1024, 0, _engines),
     "images": Task(4096, 10, _shuffled(lambda _: _images())),
 }
-FETCHED = ("engines", "images")
-"""Tasks whose data have to be fetched; LAGRANGE_JAX_DATA says where they are."""
+FETCHED = {"engines": "cmapss", "images": "cifar100/cifar-100-binary.tar.gz"}
+"""What has to be fetched for a task; LAGRANGE_JAX_DATA names the folder above."""
 
 
 def draw(name: str, seed: int) -> tuple[Batch, Batch]:
