@@ -68,9 +68,12 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _extends(old: Any, new: Any) -> bool:
-    """Whether old rows still belong: lists (seeds, methods) may get more members."""
-    if isinstance(old, list) and isinstance(new, list):
-        return all(value in new for value in old)
+    """Whether old rows still belong: lists (seeds, methods) may get more members.
+
+    A list that the old configuration did not know had none.
+    """
+    if isinstance(old, list | None) and isinstance(new, list):
+        return all(value in new for value in old or [])
     return old == new
 
 

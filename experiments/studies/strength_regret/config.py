@@ -39,7 +39,7 @@ class Config:
         *("base", "batch 4", "batch 0.25", "rate 0.25", "epochs 4", "epochs 0.25"),
         *("width 4", "width 0.25"),
     )
-    recipe_tasks: tuple[str, ...] = ("clouds", "friedman")
+    recipe_tasks: tuple[str, ...] = ("clouds", "friedman", "diabetes", "breast_cancer")
     recipe_penalties: tuple[str, ...] = ("adam l2", "adamw")
     laplace_tasks: tuple[str, ...] = (
         *("clouds", "digits", "diabetes", "breast_cancer", "wine", "friedman"),
