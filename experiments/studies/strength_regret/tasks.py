@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 def _shuffled(load: Load) -> Load:
     def shuffled(seed):
-        inputs, targets = (np.asarray(x, float) for x in load(seed))
+        inputs, targets = load(seed)
         order = np.random.default_rng(1000 + seed).permutation(len(inputs))
         return inputs[order], targets[order]
 
@@ -104,7 +104,7 @@ def draw(name: str, seed: int) -> tuple[Batch, Batch]:
     columns are zero; targets of regression likewise, labels are one-hot.
     """
     task = TASKS[name]
-    inputs, targets = task.load(seed)
+    inputs, targets = (np.asarray(x, float) for x in task.load(seed))
     inputs = _standardise(inputs, task.largest)
     if task.classes:
         targets = np.eye(task.classes)[targets.astype(int)]
