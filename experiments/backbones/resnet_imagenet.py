@@ -164,8 +164,8 @@ def imagenet_resnet(
 
     def apply(variables, images):
         images = resize(jnp.asarray(images), resolution)
-        is_centred = mean is not None
-        images = images - mean[None, None, None] if is_centred else standardize(images)
-        return module.apply(variables, images)
+        if mean is None:
+            return module.apply(variables, standardize(images))
+        return module.apply(variables, images - mean[None, None, None])
 
     return Backbone(f"imagenet_resnet{depth}", resolution, apply, variables)
