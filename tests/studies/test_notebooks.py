@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 def test_there_are_notebooks():
-    assert NAMES == ["grid", "quickstart", "transfer"]
+    assert NAMES == ["continual", "grid", "quickstart", "transfer"]
 
 
 @pytest.fixture

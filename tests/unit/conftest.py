@@ -55,6 +55,7 @@ SLOW = {
         "test_parameters_are_solved_or_left_alone",
     ),
     "test_several_heads": (
+        "test_pixels_are_rows_of_a_flat_problem",
         "test_several_heads_are_those_solved_one_by_one",
         "test_the_body_is_computed_once_for_all_heads",
     ),

@@ -134,6 +134,35 @@ def test_the_body_is_computed_once_for_all_heads(key, models):
 wrong: Any = "diagonal"
 
 
+class Segmenter(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(5, (3, 3), name="backbone")(x))
+        return nn.Conv(3, (1, 1), name="head")(x)
+
+
+def test_pixels_are_rows_of_a_flat_problem(key):
+    """A frozen backbone, a 1x1 head, labels with holes, images in a stream."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(6, 16, 12, 2)).astype(np.float32)
+    labels = np.where(images[..., 0] > 0.5, 2, images[..., 1] > 0).astype(np.uint8)
+    labels[random.random(labels.shape) < 0.2] = 255
+    model = lj.linen.as_model(Segmenter(), images[:1])
+    stream = [(images[i : i + 2], labels[i : i + 2]) for i in (0, 2, 4)]
+    init = lj.lagrange(NORM, loss="cross_entropy", ignore_index=255)
+    variables, info = lj.initialize(key, model, init, stream)
+    lj.check(info)
+    tap = model.taps(model.init(key), images, key)[model.head]
+    rows = np.asarray(tap.inputs).reshape(-1, 5)[labels.ravel() != 255]
+    flat = labels.ravel()[labels.ravel() != 255].astype(np.int32)
+    head = lj.solve_convex((rows, flat), NORM, num_outputs=3)
+    np.testing.assert_allclose(info.objective, head.objective, rtol=1e-5)
+    found = variables["params"]["head"]["kernel"].reshape(5, 3)
+    np.testing.assert_allclose(found, head.kernel, rtol=1e-2, atol=1e-3)
+    kept = variables["params"]["backbone"]["kernel"]
+    np.testing.assert_array_equal(kept, model.init(key)["params"]["backbone"]["kernel"])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
