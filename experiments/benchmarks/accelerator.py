@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.accelerator [--smoke] [--rounds 5] [--out FILE]
 
 Wall-clock seconds of a call whose data lie on the device, medians, and the seconds of
-the first call, which compiles. cuML's ridge regression is timed where it is installed.
+the first call, which compiles. cuML's ridge regression and a loop over `torch.func` are
+timed where they are installed.
 """
 
 # Peers are installed by hand, for the benchmark only.
@@ -29,6 +30,7 @@ from experiments.benchmarks.grid_ways import (
     grid_axes,
     make_problem,
     tiled_train,
+    torch_func_vmap,
 )
 from experiments.benchmarks.timing import write_rows
 
@@ -101,6 +103,19 @@ def grids(config: Config, seeds, rounds: int) -> Iterator[dict[str, Any]]:
         count = int(np.prod([len(x) for x in axes.values()]))
         row = {"name": f"grid of {count} networks", "members": count}
         yield row | timed(lambda run=run: run().values, rounds)
+        if num_seeds == seeds[0] and importlib.util.find_spec("torch"):
+            yield row | torch_loop(problem, run().values.info, rounds)
+
+
+def torch_loop(problem, start, rounds: int) -> dict[str, Any]:
+    """Seconds of all epochs, scaled from those that are run."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    way = torch_func_vmap(problem, start, device)
+    scale = problem.config.num_epochs / way.epochs
+    seconds = {name: scale * x for name, x in timed(way.run, rounds).items()}
+    return {"name": f"torch.func loop on {device}", **seconds}
 
 
 def main() -> None:

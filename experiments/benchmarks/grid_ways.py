@@ -27,6 +27,8 @@ __all__ = [
     "make_problem",
     "scan_per_model",
     "tiled_grid",
+    "tiled_train",
+    "torch_func_vmap",
 ]
 
 RATE = 0.1
@@ -240,15 +242,16 @@ def torch_loop(problem: Problem, start):
     return Way(lambda: [train(size) for size in problem.config.sizes], 1, epochs)
 
 
-def torch_func_vmap(problem: Problem, start):
+def torch_func_vmap(problem: Problem, start, device: str = "cpu"):
     """`torch.func.vmap(grad)` over strengths and seeds, grouped by size."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     epochs = max(1, problem.config.num_epochs // 50)
-    inputs, targets = map(torch.from_numpy, (problem.inputs, problem.targets))
+    place = lambda x: torch.tensor(x, device=device)  # noqa: E731
+    inputs, targets = map(place, (problem.inputs, problem.targets))
     models = problem.config.num_strengths * problem.config.num_seeds
-    strengths = torch.from_numpy(np.repeat(problem.strengths, problem.config.num_seeds))
+    strengths = place(np.repeat(problem.strengths, problem.config.num_seeds))
 
     def loss(params, inputs, targets):
         hidden = torch.tanh(inputs @ params[0] + params[1])
@@ -259,12 +262,13 @@ def torch_func_vmap(problem: Problem, start):
     def train(j, size):
         layers = start["hidden"], start["head"]
         arrays = [layer[name][:, j] for layer in layers for name in ("kernel", "bias")]
-        params = [torch.tensor(x.reshape(models, *x.shape[2:])) for x in arrays]
+        params = [place(x.reshape(models, *x.shape[2:])) for x in arrays]
         for _ in range(epochs):
             moves = gradient(params, inputs[:size], targets[:size])
             for param, move in zip(params, moves, strict=True):
                 decay = strengths.reshape(-1, *[1] * (param.ndim - 1))
                 param -= RATE * (move + decay * param)
+        return [param.cpu() for param in params]  # waits for the device
 
     def run():
         return [train(j, size) for j, size in enumerate(problem.config.sizes)]

@@ -71,7 +71,7 @@ def _origin(rows, weights):
         return some.mean(0)
     share = weights[:: -(-len(rows) // ORIGIN_ROWS)]
     total = share.sum()
-    mean = (share @ some) / jnp.where(total > 0, total, 1)
+    mean = dot(share, some) / jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, mean, rows[jnp.argmax(weights)])
 
 

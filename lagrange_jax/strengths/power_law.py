@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax._checks import require_kind, require_real
+from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.numerics.student import t_half_width
 from lagrange_jax.strengths.best import BestStrength
 
@@ -263,8 +264,8 @@ def _most_likely(points: _Points):
     def step(_, theta):
         values, vectors = jnp.linalg.eigh(jax.hessian(loss)(theta))
         least = jnp.finfo(theta.dtype).eps ** 0.5 * jnp.abs(values).max()
-        slopes = vectors.T @ jax.grad(loss)(theta)
-        move = -vectors @ (slopes / jnp.maximum(jnp.abs(values), least))
+        slopes = dot(vectors.T, jax.grad(loss)(theta))
+        move = -dot(vectors, slopes / jnp.maximum(jnp.abs(values), least))
         move = move / jnp.maximum(jnp.linalg.norm(move), 1)
         tried = theta[None] + steps[:, None] * move[None]
         found = jax.vmap(loss)(tried)

@@ -97,7 +97,9 @@ def run_grid(
     Numbers: the same devices and the same `chunk_size` give the same bits, also after
     a stop. Other devices or chunks are other programs, whose sums may be ordered
     otherwise: each operation then agrees to a few $\epsilon$ of its dtype, and a
-    training of T steps amplifies that as it amplifies any change of its start.
+    training of T steps amplifies that as it amplifies any change of its start. By
+    default TPUs round the factors of a network's products to bfloat16 and GPUs to TF32;
+    `jax_default_matmul_precision` asks for more, which heads always do.
 
     Where heads were solved for and some have another status than `SUCCESS`, a line in
     the log counts them; `summarize(result)` tells more.
