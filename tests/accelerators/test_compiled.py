@@ -84,4 +84,5 @@ def test_members_of_a_grid_neither_speak_nor_copy_the_data(compiled, program):
 def test_heads_need_no_memory_beyond_some_matrices(compiled):
     row = compiled["head, d=2048, k=100"]
     matrix = 4 * 2048**2
-    assert row["temporary_bytes"] <= 6 * matrix
+    # Rotations of graded columns turn two matrices into two others.
+    assert row["temporary_bytes"] <= 7 * matrix
