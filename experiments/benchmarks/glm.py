@@ -205,9 +205,11 @@ def main() -> None:
     options = parser.parse_args()
     size = f"--rows {options.rows} --features {options.features}"
     command = f"python -m {MODULE} {size} --rounds {options.rounds}"
-    rows = []
+    record = json.loads(options.out.read_text()) if options.out.exists() else {}
+    rows = record["rows"] if record.get("command") == command else []
     for name, make in peers(options.rows, options.features).items():
         if options.only in (None, name):
+            rows = [row for row in rows if row["loss"] != name]
             rows.append(compare(name, make(), options.rounds))
             print(json.dumps(rows[-1]), flush=True)
             timing.write_rows(options.out, command, rows)

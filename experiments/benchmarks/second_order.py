@@ -23,6 +23,8 @@ import numpy as np
 
 from lagrange_jax import losses
 from lagrange_jax.batches import as_batches
+from lagrange_jax.numerics.lbfgs import minimize
+from lagrange_jax.numerics.newton import minimize_newton
 from lagrange_jax.solvers import fit
 from lagrange_jax.solvers.examples import example_statistics
 
@@ -69,6 +71,14 @@ def draw(name: str, d: int, k: int) -> tuple[np.ndarray, np.ndarray, float]:
     return np.asarray(features, np.float32), targets, float(np.sum(truth**2))
 
 
+def by_newton(evaluate, multiply, start, while_loop, **options):
+    return minimize_newton(evaluate, multiply, start, **options)
+
+
+def by_lbfgs(evaluate, multiply, start, while_loop, **options):
+    return minimize(evaluate, start, **options)
+
+
 def searches(name: str, d: int, k: int, part: float) -> dict[str, Any]:
     """The two ways to solve one problem; each returns its head."""
     features, targets, norm_sq = draw(name, d, k)
@@ -76,9 +86,9 @@ def searches(name: str, d: int, k: int, part: float) -> dict[str, Any]:
     prepare = jax.jit(lambda batch: example_statistics(as_batches(batch), loss, k))
     prepared = jax.block_until_ready(prepare(batch))
 
-    def way(size):
+    def way(find_minimum):
         def solve(batch, prepared, norm_sq):
-            fit.NEWTON_SIZE = size  # read while this is traced
+            fit.find_minimum = find_minimum  # read while this is traced
             return fit.fit_head(
                 as_batches(batch), prepared, loss, norm_sq, relation="at_most"
             )
@@ -86,7 +96,7 @@ def searches(name: str, d: int, k: int, part: float) -> dict[str, Any]:
         solve, bound = jax.jit(solve), jnp.float32(part * norm_sq)
         return lambda: jax.block_until_ready(solve(batch, prepared, bound))
 
-    return {"newton": way(10**9), "lbfgs": way(0)}
+    return {"newton": way(by_newton), "lbfgs": way(by_lbfgs)}
 
 
 def compare(name: str, d: int, k: int, part: float, rounds: int) -> dict[str, Any]:

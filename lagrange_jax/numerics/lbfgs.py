@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, unseen
 
@@ -62,7 +62,7 @@ def minimize(
     *,
     tolerance: Float[Array, ""] | float,
     precision: Float[Array, ""] | float = jnp.inf,
-    max_evaluations: int,
+    max_evaluations: Int[Array, ""] | int,
     while_loop: Callable[..., Any] = lax.while_loop,
 ) -> Search:
     """Minimises a smooth function.

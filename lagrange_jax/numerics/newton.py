@@ -54,7 +54,7 @@ def minimize_newton(
     *,
     tolerance: Float[Array, ""] | float,
     precision: Float[Array, ""] | float,
-    max_evaluations: int,
+    max_evaluations: Int[Array, ""] | int,
 ) -> Search:
     """Minimises a smooth function whose Hessian can be multiplied with.
 

@@ -14,7 +14,7 @@ eigendecomposition: the search starts there, in coordinates in which the model i
 identity.
 
 **Search.** Newton's method with conjugate gradients where the head is small and the
-examples are at hand; L-BFGS for large heads and streams.
+examples are at hand; L-BFGS for larger heads and streams.
 
 **Beyond the optimum.** An equality that the ball's solution does not reach is filled,
 for softmax, with a vector added to all k > 1 columns, which changes no probability. For
@@ -50,15 +50,16 @@ from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
 from lagrange_jax.solvers.examples import ExampleStatistics
 from lagrange_jax.solvers.least_squares import require_tie_break, unit_tie_break
 from lagrange_jax.solvers.risk import make_risk
-from lagrange_jax.solvers.solution import HeadSolution
+from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.types import Batches
 
 __all__ = ["default_tolerance", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
-# Heads of more numbers than this are left to L-BFGS.
-NEWTON_SIZE = 10_000
+# Heads of more numbers than this are left to L-BFGS: measured, the faster search at
+# every size (experiments/benchmarks/README.md), but Newton's ends nearer the optimum.
+NEWTON_SIZE = 1000
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.1
 
@@ -110,8 +111,8 @@ def fit_head(
     )
     require_tie_break(tie_break, first.shape)
     tie_break = unit_tie_break(tie_break, first.shape, dtype)
-    kernel, bias = _search(problem, first, statistics.start.bias, tie_break)
-    return _solution(problem, kernel, bias, tie_break, is_known, norm_sq.shape)
+    found = _search(problem, first, statistics.start.bias, tie_break)
+    return _solution(problem, *found, tie_break, is_known, norm_sq.shape)
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -182,7 +183,7 @@ class _Problem(NamedTuple):
         return at_start | is_concave(kernel, bias)
 
 
-def _solution(problem, kernel, bias, tie_break, is_known, shape):
+def _solution(problem, kernel, bias, is_beyond, tie_break, is_known, shape):
     """The head that a search ended at, with what tells whether it is right."""
     statistics, tolerance, can_fill = (
         problem.statistics,
@@ -204,15 +205,22 @@ def _solution(problem, kernel, bias, tie_break, is_known, shape):
     is_concave = problem.is_concave(kernel, bias)
     evidence = problem.residual(rows, found), tolerance, is_concave
     status = convex_status(statistics, is_known, solution, *evidence)
+    # Why a search on the sphere, where nothing is convex, did not converge.
+    is_beyond &= (status == Status.NOT_CONVERGED) & jnp.any(rows["multiplier"] < 0)
+    status = jnp.where(is_beyond, jnp.int32(Status.NOT_GLOBAL), status)
     solution = HeadSolution(**solution, status=status)
     is_certain = problem.loss.kind.convexity != "none"
     return solution if is_certain else as_stationary(solution)
 
 
-def _search(problem, kernel, bias, tie_break):
-    """Searches the ball, and then the sphere where an equality is still to be met."""
+def _search(problem, kernel, bias, tie_break) -> tuple[Array, Array, Array]:
+    """Searches the ball, and then the sphere where an equality is still to be met.
+
+    Returns the kernel, the bias, and whether the sphere was searched.
+    """
     if problem.is_ball or problem.can_fill:
-        return _minimize(problem, kernel, bias, jnp.zeros((), bool))
+        never = jnp.zeros((), bool)
+        return *_minimize(problem, kernel, bias, never), never
 
     def is_open(state):
         kernel, _, turn = state
@@ -229,7 +237,8 @@ def _search(problem, kernel, bias, tie_break):
         return *_minimize(problem, kernel, bias, turn > 0), turn + 1
 
     loop = problem.batches.while_loop
-    return loop(is_open, body, (kernel, bias, jnp.int32(0)))[:2]
+    kernel, bias, turn = loop(is_open, body, (kernel, bias, jnp.int32(0)))
+    return kernel, bias, turn > 1
 
 
 def _minimize(problem, kernel, bias, on_sphere):
@@ -266,13 +275,15 @@ def _minimize(problem, kernel, bias, on_sphere):
         precision=PRECISION * problem.tolerance,
         max_evaluations=problem.max_steps,
     )
-    if problem.batches.while_loop is lax.while_loop and len(flat) <= NEWTON_SIZE:
-        search = minimize_newton(evaluate, multiply, flat, **options)
-    else:
-        search = minimize(
-            evaluate, flat, while_loop=problem.batches.while_loop, **options
-        )
-    return search.best.extra[0]
+    loop = problem.batches.while_loop
+    return find_minimum(evaluate, multiply, flat, loop, **options).best.extra[0]
+
+
+def find_minimum(evaluate, multiply, start, while_loop, **options):
+    """By the search that suits the size of the head; a stream has but one."""
+    if while_loop is lax.while_loop and len(start) <= NEWTON_SIZE:
+        return minimize_newton(evaluate, multiply, start, **options)
+    return minimize(evaluate, start, while_loop=while_loop, **options)
 
 
 def _residual(problem, kernel, found, on_sphere):
