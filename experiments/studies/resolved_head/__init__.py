@@ -1,0 +1,1 @@
+"""Does it pay to keep the head optimal while the body trains?"""

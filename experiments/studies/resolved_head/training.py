@@ -1,0 +1,180 @@
+"""The arms, and one training step that serves all of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.nn import initializers
+
+import lagrange_jax as lj
+from experiments.studies.resolved_head.head import Head, Resolver, resolve_head
+from experiments.studies.resolved_head.problems import Data, Problem
+from lagrange_jax.ridge import gcv
+
+__all__ = ["BASELINES", "Arm", "make_arms", "make_fit", "make_train"]
+
+BASELINES = ("kaiming", "zero", "once")
+
+
+class Arm(NamedTuple):
+    """How the head begins, and how it goes on.
+
+    Attributes:
+      init: `init(key, problem, body, data) -> Head`.
+      resolver: solves for the head at every step; None leaves it to the optimiser.
+    """
+
+    init: Callable[..., Head]
+    resolver: Resolver | None = None
+
+
+def _kaiming(key, problem, body, data) -> Head:
+    shape = (problem.width, 1)
+    return Head(initializers.he_normal()(key, shape, float), jnp.zeros(1, float))
+
+
+def _zero(key, problem, body, data) -> Head:
+    """The best of all constants."""
+    weights = data.weights if problem.use_bias else 0 * data.weights
+    mean = weights @ data.targets / data.weights.sum()
+    return Head(jnp.zeros((problem.width, 1), float), mean.astype(float))
+
+
+def _once(key, problem, body, data) -> Head:
+    """`lj.lagrange()`: the least head whose loss is within 1.5 times the best."""
+    features = _all_features(problem, body, data.inputs)
+    moments = lj.compute_moments(features, data.targets, data.weights)
+    spectrum = lj.decompose(moments, use_bias=problem.use_bias)
+    solved = lj.solve_least_squares(spectrum, lj.loss_within(1.5))
+    return Head(solved.kernel, solved.bias)
+
+
+def _all_features(problem, body, inputs):
+    """Of any number of rows, where batches are cut in slices."""
+    size = problem.batch_size
+    padded = jnp.pad(inputs, ((0, -len(inputs) % size), *[(0, 0)] * (inputs.ndim - 1)))
+    return problem.features(body, padded)[: len(inputs)]
+
+
+def make_arms(problem: Problem) -> dict[str, Arm]:
+    """Returns the arms by name, baselines first; a re-solved head begins as zero."""
+    (large, small), (short, long) = problem.ridges, problem.decays
+    options = {
+        f"decay {short:g}, ridge {large:g}": dict(decay=short, ridge=large),
+        f"decay {long:g}, ridge {large:g}": dict(decay=long, ridge=large),
+        f"decay {long:g}, ridge {small:g}": dict(decay=long, ridge=small),
+        f"decay {long:g}, gcv, every 10": dict(decay=long, ridge=gcv, every=10),
+        f"decay {long:g}, ridge {large:g}, every 5": dict(
+            decay=long, ridge=large, every=5
+        ),
+        "proximal 1": dict(decay=0.0, ridge=1.0, proximal=True),
+    }
+    arms = {"kaiming": Arm(_kaiming), "zero": Arm(_zero), "once": Arm(_once)}
+    for name, kwargs in options.items():
+        arms[name] = Arm(_zero, resolve_head(use_bias=problem.use_bias, **kwargs))
+    return arms
+
+
+class State(NamedTuple):
+    """One network in training.
+
+    Attributes:
+      body: parameters below the head.
+      head: the head.
+      optimizer: the optimiser's memory.
+      resolver: the re-solved head's memory, or None.
+    """
+
+    body: Any
+    head: Head
+    optimizer: Any
+    resolver: Any
+
+
+def _make_step(problem: Problem, arm: Arm, optimizer):
+    """Returns `step(state, inputs, targets) -> (state, loss)`; one forward pass."""
+
+    def step(state: State, inputs, targets):
+        features, pull = jax.vjp(lambda b: problem.features(b, inputs), state.body)
+        head, memory = state.head, state.resolver
+        if arm.resolver:
+            memory = arm.resolver.update(memory, features, targets)
+            head = memory.head
+        errors = features @ head.kernel + head.bias[None] - targets
+        slopes = 2 * errors / len(errors)
+        (body_gradient,) = pull(slopes @ head.kernel.T)
+        head_gradient = Head(features.T @ slopes, problem.use_bias * slopes.sum(0))
+        params, gradient = (state.body, head), (body_gradient, head_gradient)
+        if arm.resolver:
+            params, gradient = state.body, body_gradient
+        updates, momentum = optimizer.update(gradient, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        body, head = (params, head) if arm.resolver else params
+        return State(body, head, momentum, memory), jnp.mean(errors**2)
+
+    return step
+
+
+def _begin(problem: Problem, arm: Arm, optimizer, data: Data, key) -> State:
+    body_key, head_key = jax.random.split(key)
+    body = problem.init(body_key)
+    head = arm.init(head_key, problem, body, data)
+    if arm.resolver:
+        return State(body, head, optimizer.init(body), arm.resolver.init(head))
+    return State(body, head, optimizer.init((body, head)), None)
+
+
+def make_train(problem: Problem, arm: Arm) -> Callable[..., dict[str, Any]]:
+    """Returns `train(data, key, rate, batches) -> curves`, a pure function.
+
+    `batches` are indices `[evaluations, steps, batch]`. The curves are the validation
+    loss before training and after each stretch of steps, and the mean over a stretch
+    of the losses of its batches.
+    """
+
+    def train(data: Data, key, rate, batches):
+        optimizer = problem.optimizer(rate)
+        step = _make_step(problem, arm, optimizer)
+
+        def validate(state: State):
+            features = problem.predict(state.body, data.held_out)
+            outputs = features @ state.head.kernel + state.head.bias[None]
+            errors = ((outputs - data.held_out_targets) ** 2)[:, 0]
+            # For a differential equation the weights hold the solution's size.
+            count = jnp.sum(data.held_out_weights > 0)
+            return data.held_out_weights @ errors / count
+
+        def one(state, rows):
+            return step(state, data.inputs[rows], data.targets[rows])
+
+        def stretch(state, rows):
+            state, losses = jax.lax.scan(one, state, rows)
+            return state, (validate(state), losses.mean())
+
+        state = _begin(problem, arm, optimizer, data, key)
+        first = validate(state)
+        _, (validation, loss) = jax.lax.scan(stretch, state, batches)
+        return {"validation": jnp.append(first, validation), "train": loss}
+
+    return train
+
+
+def make_fit(problem: Problem, arm: Arm, rate: float):
+    """Returns `begin(data, key)` and `fit(state, data, batches)`, jitted, for timing."""
+    optimizer = problem.optimizer(rate)
+    step = _make_step(problem, arm, optimizer)
+
+    @jax.jit
+    def begin(data, key):
+        return _begin(problem, arm, optimizer, data, key)
+
+    @jax.jit
+    def fit(state, data, batches):
+        def one(state, rows):
+            return step(state, data.inputs[rows], data.targets[rows])
+
+        return jax.lax.scan(one, state, batches)
+
+    return begin, fit
