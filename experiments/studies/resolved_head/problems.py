@@ -1,5 +1,6 @@
 """The problems: regression of tables and windows, and linear differential equations."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ class Problem(NamedTuple):
 def _init_mlp(sizes, bias, key):
     """Kaiming's normal kernels; biases uniform in [-bias, bias]."""
     body = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         key, kernel_key, bias_key = jax.random.split(key, 3)
         kernel = initializers.he_normal()(kernel_key, (fan_in, fan_out), float)
         body.append(

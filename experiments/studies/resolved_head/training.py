@@ -162,7 +162,7 @@ def make_train(problem: Problem, arm: Arm) -> Callable[..., dict[str, Any]]:
 
 
 def make_fit(problem: Problem, arm: Arm, rate: float):
-    """Returns `begin(data, key)` and `fit(state, data, batches)`, jitted, for timing."""
+    """Returns jitted `begin(data, key)` and `fit(state, data, batches)`, for timing."""
     optimizer = problem.optimizer(rate)
     step = _make_step(problem, arm, optimizer)
 
