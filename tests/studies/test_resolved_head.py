@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_the_reduced_objective():
         variables = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32
                                  else x, variables)  # fmt: skip
         gradient = jax.jit(parts.objective.gradient)
-        tap = jax.jit(lambda *x: model.taps(*x, key)[model.head].inputs)
+        tap = jax.jit(lambda v, x: model.taps(v, x, key)[model.head].inputs)
         past = tap({k: v for k, v in variables.items() if k != COLLECTION},
                    first.inputs), first.targets  # fmt: skip
         _, variables, _ = gradient(variables, first, key)
@@ -119,7 +119,7 @@ def test_a_family_under_make_train():
         grid = lj.run_grid(
             train, dict(strength=jnp.array([1e-3, 1e-2]), key=jnp.arange(2))
         )
-    loss = grid.values.validation_loss
+    loss = np.asarray(grid.values.validation_loss)
     assert not grid.values.diverged.any() and (loss[..., -1] < 0.5 * loss[..., 0]).all()
     head = grid.values.variables[COLLECTION]["state"].head
     kernel = grid.values.variables["params"]["Dense_1"]["kernel"]

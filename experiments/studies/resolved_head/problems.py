@@ -210,7 +210,7 @@ def _windows(subset, num_steps) -> Problem:
         padded = jnp.pad(windows, ((0, -n % SLICE), (0, 0), (0, 0)))
         return features(body, padded)[:n]
 
-    options = dict(batch_size=512, num_steps=num_steps, evaluations=20)
+    options: dict[str, Any] = dict(batch_size=512, num_steps=num_steps, evaluations=20)
     return Problem(
         partial(_load_windows, subset), init, features, predict, 100,
         in_parallel=False, num_arms=4, unit=125.0, **options,

@@ -106,7 +106,8 @@ def _make_step(problem: Problem, arm: Arm, optimizer):
         slopes = 2 * errors / len(errors)
         (body_gradient,) = pull(slopes @ head.kernel.T)
         head_gradient = Head(features.T @ slopes, problem.use_bias * slopes.sum(0))
-        params, gradient = (state.body, head), (body_gradient, head_gradient)
+        params: Any = (state.body, head)
+        gradient: Any = (body_gradient, head_gradient)
         if arm.resolver:
             params, gradient = state.body, body_gradient
         updates, momentum = optimizer.update(gradient, state.optimizer, params)
