@@ -50,6 +50,10 @@ SLOW = {
         "test_intervals_of_a_logistic_regression_cover_as_promised",
         "test_intervals_of_a_regression_cover_as_promised",
     ),
+    "test_resolver": (
+        "test_a_failed_solve_keeps_the_head",
+        "test_a_family_under_make_train",
+    ),
     "test_properties": (
         "test_a_head_is_certified_or_has_a_status",
         "test_parameters_are_solved_or_left_alone",

@@ -22,8 +22,8 @@ class Config:
     """
 
     problems: tuple[str, ...] = (
-        *("diabetes", "friedman1", "poisson", "FD001", "friedman1_sgd", "fd002_rows"),
-        *("boundary_layer", "friedman3", "fd002_rows_sgd", "FD003"),
+        *("diabetes", "friedman1", "friedman1_sgd", "fd002_rows", "poisson"),
+        *("FD001", "boundary_layer", "friedman3", "fd002_rows_sgd", "FD003"),
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101, 102)

@@ -134,8 +134,7 @@ def read_verdicts(folder: Path, *, every_arm: bool = False) -> list[Verdict]:
 def _compare(problem, arms, pair, seeds, costs) -> Verdict:
     (baseline, baseline_rate), (arm, rate) = pair
     ours, theirs = arms[arm].by_rate[rate], arms[baseline].by_rate[baseline_rate]
-    cost = costs.get(problem, {})
-    cost = cost.get(arm, np.nan) / cost.get(baseline, np.nan)
+    cost = costs.get(PROBLEMS[problem]().cost_of or problem, {}).get(arm, np.nan)
     steps, loss, final = [], [], []
     for seed in seeds:
         if seed not in ours or seed not in theirs:

@@ -9,13 +9,32 @@ import optax
 from jax.nn import initializers
 
 import lagrange_jax as lj
-from experiments.studies.resolved_head.head import Head, Resolver, resolve_head
 from experiments.studies.resolved_head.problems import Data, Problem
-from lagrange_jax.ridge import gcv
+from experiments.studies.resolved_head.proximal import proximal_head
+from lagrange_jax.constraints import at_strength
+from lagrange_jax.models import HeadArrays
+from lagrange_jax.training import Resolver, resolve_head
 
 __all__ = ["BASELINES", "Arm", "make_arms", "make_fit", "make_train"]
 
 BASELINES = ("kaiming", "zero", "once")
+
+
+class Head(NamedTuple):
+    """A linear head; its bias is zero where the features hold one.
+
+    Attributes:
+      kernel: `[d, 1]`.
+      bias: `[1]`.
+    """
+
+    kernel: Any
+    bias: Any
+
+
+def _as_head(head: HeadArrays) -> Head:
+    bias = jnp.zeros_like(head.kernel[0]) if head.bias is None else head.bias
+    return Head(head.kernel, bias)
 
 
 class Arm(NamedTuple):
@@ -61,20 +80,20 @@ def _all_features(problem, body, inputs):
 def make_arms(problem: Problem) -> dict[str, Arm]:
     """Returns the arms by name, baselines first; a re-solved head begins as zero."""
     (large, small), (short, long) = problem.ridges, problem.decays
-    options = {
-        f"decay {short:g}, ridge {large:g}": dict(decay=short, ridge=large),
-        f"decay {long:g}, ridge {large:g}": dict(decay=long, ridge=large),
-        f"decay {long:g}, ridge {small:g}": dict(decay=long, ridge=small),
-        f"decay {long:g}, gcv, every 10": dict(decay=long, ridge=gcv, every=10),
-        f"decay {long:g}, ridge {large:g}, every 5": dict(
-            decay=long, ridge=large, every=5
+    solved = {
+        f"decay {short:g}, ridge {large:g}": resolve_head(large, decay=short),
+        f"decay {long:g}, ridge {large:g}": resolve_head(large, decay=long),
+        f"decay {long:g}, ridge {small:g}": resolve_head(small, decay=long),
+        f"decay {long:g}, gcv, every 10": resolve_head(
+            at_strength("gcv"), decay=long, every=10
         ),
-        "proximal 1": dict(decay=0.0, ridge=1.0, proximal=True),
+        f"decay {long:g}, ridge {large:g}, every 5": resolve_head(
+            large, decay=long, every=5
+        ),
+        "proximal 1": proximal_head(1.0),
     }
-    arms = {"kaiming": Arm(_kaiming), "zero": Arm(_zero), "once": Arm(_once)}
-    for name, kwargs in options.items():
-        arms[name] = Arm(_zero, resolve_head(use_bias=problem.use_bias, **kwargs))
-    return arms
+    first = {"kaiming": Arm(_kaiming), "zero": Arm(_zero), "once": Arm(_once)}
+    return first | {name: Arm(_zero, x) for name, x in solved.items()}
 
 
 class State(NamedTuple):
@@ -101,7 +120,7 @@ def _make_step(problem: Problem, arm: Arm, optimizer):
         head, memory = state.head, state.resolver
         if arm.resolver:
             memory = arm.resolver.update(memory, features, targets)
-            head = memory.head
+            head = _as_head(memory.head)
         errors = features @ head.kernel + head.bias[None] - targets
         slopes = 2 * errors / len(errors)
         (body_gradient,) = pull(slopes @ head.kernel.T)
@@ -123,7 +142,9 @@ def _begin(problem: Problem, arm: Arm, optimizer, data: Data, key) -> State:
     body = problem.init(body_key)
     head = arm.init(head_key, problem, body, data)
     if arm.resolver:
-        return State(body, head, optimizer.init(body), arm.resolver.init(head))
+        bias = head.bias if problem.use_bias else None
+        memory = arm.resolver.init(HeadArrays(head.kernel, bias))
+        return State(body, head, optimizer.init(body), memory)
     return State(body, head, optimizer.init((body, head)), None)
 
 

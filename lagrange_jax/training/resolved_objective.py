@@ -1,0 +1,148 @@
+"""A head that is solved anew at every step, under `make_train` or in any loop.
+
+One forward pass serves the solve and the gradient: the head is affine in the features
+that the training pass taps, so the loss is computed of them once the head is known.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lagrange_jax._checks import require_count, require_kind
+from lagrange_jax.initializers.rows import head_rows, tap_head
+from lagrange_jax.models.params import HeadArrays, get_head, set_head
+from lagrange_jax.training.objective import Objective, make_objective
+from lagrange_jax.training.resolver import Resolver, ResolverState, resolve_head
+from lagrange_jax.transforms.masks import head_only
+from lagrange_jax.types import InitTransform, Model
+
+__all__ = ["COLLECTION", "ResolvedObjective", "resolved_objective"]
+
+COLLECTION = "resolved_head"
+"""Where the variables hold the head's memory, under the name "state"."""
+
+
+class ResolvedObjective(NamedTuple):
+    """What training needs for a head that is not trained but solved.
+
+    Attributes:
+      objective: squared error. Its gradient is that of the body at the solved head,
+        and zero for the head; the variables that it returns hold the head, and its
+        memory in a collection of their own, "resolved_head".
+      init: the last member of the `chain` of initialisations; it makes the memory.
+      mask: from parameters to booleans, true for the body: for `optax.masked`, where
+        weight decay or noise would move the head.
+    """
+
+    objective: Objective
+    init: InitTransform
+    mask: Callable[[Any], Any]
+
+
+def resolved_objective(
+    model: Model, resolver: Resolver | None = None, *, eval_batch_size: int = 1024
+) -> ResolvedObjective:
+    r"""Returns squared error with the head of `model` solved at every step.
+
+    The loss of an example is $\|f(x) - t\|^2$, summed over the outputs; weights of
+    examples count. A head of the last step belongs to the body before its update.
+
+    Args:
+      model: the network, made with `as_model(..., tap_mode="training")`.
+      resolver: from `resolve_head`, which is also the default.
+      eval_batch_size: examples in one pass of a measurement; it bounds memory.
+
+    Returns:
+      The `ResolvedObjective`.
+
+    Raises:
+      ValueError: if the model's taps are those of an inference pass.
+
+    Example:
+      >>> network = nn.Sequential([nn.Dense(16), nn.tanh, nn.Dense(1)])
+      >>> model = lj.linen.as_model(network, (2, 3), tap_mode="training")
+      >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
+      >>> batch = lj.Batch(inputs, jnp.sin(inputs[:, :1]))
+      >>> solved = lj.training.resolved_objective(model)
+      >>> start = lj.chain(solved.init)
+      >>> variables, _ = lj.initialize(jax.random.key(1), model, start, batch)
+      >>> objective = solved.objective
+      >>> before = objective.loss(variables, batch)
+      >>> key = jax.random.key(2)
+      >>> loss, variables, gradient = objective.gradient(variables, batch, key)
+      >>> print(bool(objective.loss(variables, batch) < 0.2 * before))
+      True
+    """
+    require_kind("model", model, Model)
+    require_count("eval_batch_size", eval_batch_size)
+    if model.tap_mode != "training":
+        raise ValueError(
+            'expected a model made with as_model(..., tap_mode="training"), whose '
+            f"features are those that are trained on; got {model.tap_mode!r}."
+        )
+    resolver = resolve_head() if resolver is None else resolver
+    plain = make_objective(model, _squared_error, eval_batch_size)
+
+    def loss(variables, batch):
+        return plain.loss(_split(variables)[0], batch)
+
+    def gradient(variables, batch, key):
+        variables, memory = _split(variables)
+
+        def of_body(params):
+            given = {**variables, "params": params}
+            _, updated = model.apply_train(given, batch.inputs, key)
+            tap = tap_head(model, given, batch.inputs, key)
+            rows = head_rows(tap, batch, dtype=memory.head.kernel.dtype)
+            value, state = _solve(resolver, memory, rows)
+            return value, (updated, state)
+
+        value_and_grad = jax.value_and_grad(of_body, has_aux=True)
+        (value, (updated, state)), found = value_and_grad(variables["params"])
+        updated = set_head(model, updated, *state.head)
+        return value, _join(updated, state), found
+
+    def init(key, model, variables, batches):
+        dtype = jnp.promote_types(get_head(model, variables).kernel.dtype, jnp.float32)
+        wide = jax.tree.map(lambda x: x.astype(dtype), get_head(model, variables))
+        return _join(variables, resolver.init(HeadArrays(*wide))), None
+
+    def mask(params):
+        return jax.tree.map(lambda is_head: not is_head, head_only(model.head)(params))
+
+    return ResolvedObjective(Objective(loss, gradient), init, mask)
+
+
+def _squared_error(outputs, targets):
+    return (outputs - targets) ** 2
+
+
+def _solve(resolver: Resolver, memory: ResolverState, rows):
+    """Returns the mean loss of a batch at the head that knows it, and the memory."""
+    targets = rows.targets if rows.offset is None else rows.targets - rows.offset
+    state = resolver.update(memory, rows.features, targets, rows.weights)
+    kernel, bias = state.head
+    errors = rows.features @ kernel + (0 if bias is None else bias[None]) - targets
+    losses = jnp.sum(errors**2, 1)
+    if rows.weights is None:
+        return jnp.mean(losses), state
+    weights = rows.weights.astype(losses.dtype)
+    used, total = jnp.where(weights > 0, weights * losses, 0).sum(), weights.sum()
+    return used / jnp.where(total > 0, total, 1), state
+
+
+def _split(variables):
+    """Returns the network's own variables, and the memory of the head."""
+    if COLLECTION not in variables:
+        raise ValueError(
+            "expected variables that hold the head's memory; initialise with "
+            "chain(..., solved.init)."
+        )
+    network = {name: x for name, x in variables.items() if name != COLLECTION}
+    return network, variables[COLLECTION]["state"]
+
+
+def _join(variables, state: ResolverState):
+    return {**variables, COLLECTION: {"state": state}}

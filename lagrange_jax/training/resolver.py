@@ -1,0 +1,165 @@
+r"""A head of squared error that is solved anew while the body trains.
+
+For the body $\theta$ of the moment the best head is the solution of a small linear
+system, so that the body alone is left to be trained, on
+
+$$R(\theta) = \min_{W, b} \frac1N \sum_n \|W^T \phi_n(\theta) + b - t_n\|^2
+              + \mu \|W\|^2 .$$
+
+By the envelope theorem its gradient is the ordinary one with W and b held fixed:
+nothing is differentiated through the solve. A mini-batch alone determines W badly; the
+moments of the batches before it, discounted by `decay` a step, steady it. They were
+taken at bodies of the past: with steps of size $\eta$ the features that the memory
+holds are $O(\eta / (1 - \text{decay}))$ old.
+
+References:
+  G. H. Golub, V. Pereyra, "The differentiation of pseudo-inverses and nonlinear least
+  squares problems whose variables separate", SIAM J. Numer. Anal. 10, 1973.
+  E. Newman, J. Chung, M. Chung, L. Ruthotto, "slimTrain: a stochastic approximation
+  method for training separable deep neural networks", SIAM J. Sci. Comput. 44, 2022.
+  A. Galashov et al., "Closed-form last layer optimization", arXiv:2510.04606, 2025.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Int
+
+from lagrange_jax._checks import require_count
+from lagrange_jax.bounds import Constraint, Problem
+from lagrange_jax.models.params import HeadArrays
+from lagrange_jax.solvers.least_squares import solve_least_squares
+from lagrange_jax.solvers.solution import is_usable
+from lagrange_jax.statistics.moments import Moments, init_moments, update_moments
+from lagrange_jax.statistics.spectrum import decompose
+
+__all__ = ["Resolver", "ResolverState", "resolve_head"]
+
+
+class ResolverState(NamedTuple):
+    """What a re-solved head remembers from step to step.
+
+    Attributes:
+      moments: of features and targets, discounted.
+      head: the head solved last, kernel `[d, k]` and bias `[k]` or None.
+      step: number of batches so far.
+    """
+
+    moments: Moments
+    head: HeadArrays
+    step: Int[Array, ""]
+
+
+class Resolver(NamedTuple):
+    """A head as a stream of solves; two pure functions.
+
+    Attributes:
+      init: `init(head) -> ResolverState`, from the head to begin with. Without a bias
+        (None) it gets none: where a column of the features is the bias, say, as under
+        a differential operator.
+      update: `update(state, features, targets, weights=None) -> ResolverState` takes
+        a batch into account and solves; the head is constant to automatic
+        differentiation.
+    """
+
+    init: Callable[[HeadArrays], ResolverState]
+    update: Callable[..., ResolverState]
+
+
+def resolve_head(
+    ridge: float | Constraint = 0.1,
+    *,
+    decay: float = 0.9,
+    every: int = 1,
+) -> Resolver:
+    r"""Returns a head that follows the body; jittable and vmappable.
+
+    A step costs $O(n d (d + k))$ for the moments of a batch of n examples, and a solve
+    $O(d^2 (d + k))$: one Cholesky factorisation for a ridge, an eigendecomposition for
+    a constraint, which is ten times as much or more.
+
+    Args:
+      ridge: $\mu$ as a share of the features' mean variance; or a constraint on the
+        norm, such as `at_strength("gcv")`, which is asked at each solve.
+      decay: what the weight of a batch is multiplied by at each later step; the
+        memory is $1 / (1 - \text{decay})$ batches. Zero for full batches.
+      every: steps between solves; the moments are updated at each.
+
+    Returns:
+      The `Resolver`. A solve that fails keeps the head before.
+
+    Raises:
+      ValueError: if the ridge is not positive, or decay or every is out of range.
+      TypeError: if the ridge is neither a number nor a constraint.
+    """
+    _check(ridge, decay, every)
+    solve = partial(_constrained if isinstance(ridge, Constraint) else _ridge, ridge)
+
+    def init(head: HeadArrays) -> ResolverState:
+        d, k = head.kernel.shape
+        moments = init_moments(d, k, head.kernel.dtype)
+        return ResolverState(moments, HeadArrays(*head), jnp.int32(0))
+
+    def update(state: ResolverState, features, targets, weights=None):
+        given = jax.lax.stop_gradient((features, targets, weights))
+        moments = state.moments._replace(count=decay * state.moments.count)
+        moments = update_moments(moments, *given)
+        head = state.head
+        if every == 1:
+            head = solve(moments, head)
+        else:
+            is_due = state.step % every == 0
+            head = jax.lax.cond(is_due, solve, lambda _, last: last, moments, head)
+        return ResolverState(moments, head, state.step + 1)
+
+    return Resolver(init, update)
+
+
+def _check(ridge: Any, decay: float, every: int) -> None:
+    if not isinstance(ridge, int | float | Constraint):
+        raise TypeError(
+            "expected ridge as a number or a Constraint, such as "
+            f'constraints.at_strength("gcv"); got {type(ridge).__name__}.'
+        )
+    if not isinstance(ridge, Constraint) and not 0 < ridge < math.inf:
+        raise ValueError(
+            f"expected ridge > 0, a share of the features' mean variance; got {ridge}."
+        )
+    if not 0 <= decay < 1:
+        raise ValueError(
+            f"expected 0 <= decay < 1, the weight of a batch one step later; got "
+            f"{decay}."
+        )
+    require_count("every", every)
+
+
+def _ridge(ridge: float, moments: Moments, last: HeadArrays) -> HeadArrays:
+    """Ridge regression by one Cholesky factorisation."""
+    covariance, cross = moments.cov_xx, moments.cov_xt
+    mean_x, mean_t = moments.mean_x, moments.mean_t
+    if last.bias is None:
+        covariance = covariance + jnp.outer(mean_x, mean_x)
+        cross = cross + jnp.outer(mean_x, mean_t)
+    d = len(covariance)
+    shift = ridge * jnp.trace(covariance) / d
+    factor = cho_factor(covariance + shift * jnp.eye(d, dtype=covariance.dtype))
+    kernel = cho_solve(factor, cross)
+    bias = None if last.bias is None else mean_t - mean_x @ kernel
+    return _keep(jnp.isfinite(kernel).all(), HeadArrays(kernel, bias), last)
+
+
+def _constrained(constraint: Constraint, moments: Moments, last: HeadArrays):
+    problem = Problem(decompose(moments, use_bias=last.bias is not None))
+    found = solve_least_squares(problem, constraint, tie_break=last.kernel)
+    bias = None if last.bias is None else found.bias
+    return _keep(is_usable(found.status), HeadArrays(found.kernel, bias), last)
+
+
+def _keep(is_good, new: HeadArrays, last: HeadArrays) -> HeadArrays:
+    choose = lambda x, y: jax.lax.stop_gradient(jnp.where(is_good, x, y))  # noqa: E731
+    return jax.tree.map(choose, new, last)
