@@ -43,7 +43,7 @@ def _batches(problem: Problem, data: Data, seed: int, count: int):
 
 def _arms(config: Config, problem: Problem) -> dict[str, Any]:
     arms = make_arms(problem)
-    names = config.arms or list(arms)[: problem.num_arms]
+    names = config.arms or problem.arms or list(arms)[: problem.num_arms]
     return {name: arms[name] for name in names}
 
 
@@ -109,7 +109,7 @@ class _Work:
             batches = jax.numpy.asarray(_batches(problem, data, seed, count))
             calls = {}
             for name, arm in self.arms.items():
-                if name in ("kaiming", "once"):  # the same step as that of zero
+                if name != "zero" and not arm.resolver:  # they cost the same
                     continue
                 begin, fit = make_fit(problem, arm, problem.rates[0])
                 state = begin(data, jax.random.key(seed))
@@ -190,12 +190,8 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
         )
     folder = record.open_run(folder, config)
     works = {name: _Work(config, name, data_dir) for name in config.problems}
-    for name, work in works.items():
+    for work in works.values():
         _run_problem(config, work, folder)
-        if config.rounds and not work.problem.cost_of:
-            row = {"name": f"{name}/cost", "problem": name}
-            time_row = functools.partial(_time, work)
-            record.run_rows(folder, [row], time_row, lambda _: "timed")
     for work in works.values():
         record.run_rows(folder, _more_rows(config, work), work.train_into(folder), _say)
 
@@ -211,5 +207,9 @@ def _say(row) -> str:
 def _run_problem(config: Config, work: _Work, folder: Path) -> None:
     train = work.train_into(folder)
     record.run_rows(folder, _rows(config, work), train, _say)
+    if config.rounds and not work.problem.cost_of:
+        row = {"name": f"{work.name}/cost", "problem": work.name}
+        time_row = functools.partial(_time, work)
+        record.run_rows(folder, [row], time_row, lambda _: "timed")
     if not work.problem.in_parallel:
         record.run_rows(folder, _chosen_rows(config, work, folder), train, _say)

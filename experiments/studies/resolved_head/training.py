@@ -17,7 +17,7 @@ from lagrange_jax.training import Resolver, resolve_head
 
 __all__ = ["BASELINES", "Arm", "make_arms", "make_fit", "make_train"]
 
-BASELINES = ("kaiming", "zero", "once")
+BASELINES = ("kaiming", "zero", "once", "zero, penalised")
 
 
 class Head(NamedTuple):
@@ -43,10 +43,13 @@ class Arm(NamedTuple):
     Attributes:
       init: `init(key, problem, body, data) -> Head`.
       resolver: solves for the head at every step; None leaves it to the optimiser.
+      ridge: of the penalty on a head that the optimiser trains, as `resolve_head` has
+        it: the same objective without the solve.
     """
 
     init: Callable[..., Head]
     resolver: Resolver | None = None
+    ridge: float = 0.0
 
 
 def _kaiming(key, problem, body, data) -> Head:
@@ -92,8 +95,10 @@ def make_arms(problem: Problem) -> dict[str, Arm]:
         ),
         "proximal 1": proximal_head(1.0),
     }
-    first = {"kaiming": Arm(_kaiming), "zero": Arm(_zero), "once": Arm(_once)}
-    return first | {name: Arm(_zero, x) for name, x in solved.items()}
+    arms = {"kaiming": Arm(_kaiming), "zero": Arm(_zero), "once": Arm(_once)}
+    if problem.use_bias:  # beside an equation such a penalty is nothing
+        arms["zero, penalised"] = Arm(_zero, ridge=large)
+    return arms | {name: Arm(_zero, x) for name, x in solved.items()}
 
 
 class State(NamedTuple):
@@ -125,6 +130,10 @@ def _make_step(problem: Problem, arm: Arm, optimizer):
         slopes = 2 * errors / len(errors)
         (body_gradient,) = pull(slopes @ head.kernel.T)
         head_gradient = Head(features.T @ slopes, problem.use_bias * slopes.sum(0))
+        if arm.ridge:
+            strength = 2 * arm.ridge * jnp.var(features, 0).mean()
+            kernel = head_gradient.kernel + strength * head.kernel
+            head_gradient = Head(kernel, head_gradient.bias)
         params: Any = (state.body, head)
         gradient: Any = (body_gradient, head_gradient)
         if arm.resolver:
