@@ -15,9 +15,13 @@ from lagrange_jax.constraints import at_strength
 from lagrange_jax.models import HeadArrays
 from lagrange_jax.training import Resolver, resolve_head
 
-__all__ = ["BASELINES", "Arm", "make_arms", "make_fit", "make_train"]
+__all__ = ["BASELINES", "STARTS", "Arm", "make_arms", "make_fit", "make_train"]
 
-BASELINES = ("kaiming", "zero", "once", "zero, penalised")
+STARTS = ("kaiming", "zero", "once")
+"""Heads that the optimiser trains, by how they begin."""
+
+BASELINES = (*STARTS, "zero, penalised")
+"""The same, and one that is trained on the re-solved head's own objective."""
 
 
 class Head(NamedTuple):
