@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lagrange_jax._checks import require_count, require_kind
-from lagrange_jax.initializers.rows import head_rows, tap_head
+from lagrange_jax.initializers.rows import head_rows, output_shape, tap_head
 from lagrange_jax.models.params import HeadArrays, get_head, set_head
 from lagrange_jax.training.objective import Objective, make_objective
 from lagrange_jax.training.resolver import Resolver, ResolverState, resolve_head
@@ -95,7 +95,9 @@ def resolved_objective(
             given = {**variables, "params": params}
             _, updated = model.apply_train(given, batch.inputs, key)
             tap = tap_head(model, given, batch.inputs, key)
-            rows = head_rows(tap, batch, dtype=memory.head.kernel.dtype)
+            kernel = memory.head.kernel
+            axes = output_shape(model, kernel.shape[1])
+            rows = head_rows(tap, batch, axes, dtype=kernel.dtype)
             value, state = _solve(resolver, memory, rows)
             return value, (updated, state)
 
