@@ -113,6 +113,13 @@ def laplace(features, labels):
     return solvers.predict_logits(head, features)
 
 
+def laplace_evidence(key, strength, *data):
+    loss, variables = optax.losses.squared_error, MODEL.init(key)
+    return strengths.negative_log_laplace_evidence(
+        MODEL, loss, variables, lj.Batch(*data), strength
+    )
+
+
 def l2(strength):
     return optax.chain(lj.add_l2_penalty(strength), optax.adam(1e-3))
 
@@ -240,6 +247,7 @@ ENTRIES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (KERNELS,),
     ),
     "transforms.with_penalty": (line_searched, (KERNELS,)),
+    "strengths.negative_log_laplace_evidence": (laplace_evidence, TRAINED),
     "strengths.best_strength": (strengths.best_strength, (STRENGTHS, STRENGTHS)),
     "strengths.stein_risk": (
         partial(strengths.stein_risk, num_examples=N),

@@ -19,6 +19,7 @@ PACKAGES = (
 
 # What is computed to full precision whatever the platform's default.
 EXACT = {"statistics", "ridge", "losses", "solvers", "constraints", "strengths"}
+NETWORKS = {"strengths.negative_log_laplace_evidence"}
 
 
 def lower(function, arguments):
@@ -37,7 +38,7 @@ def test_programs_lower(name):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_entries_lower(name):
     text = lower(*ENTRIES[name])
-    if name.split(".")[0] in EXACT:
+    if name.split(".")[0] in EXACT and name not in NETWORKS:
         products = re.findall(r"stablehlo.dot_general .*", text)
         assert all("HIGHEST, HIGHEST" in product for product in products)
 
@@ -50,4 +51,5 @@ def test_every_public_function_is_an_entry():
         for name in module.__all__
         if name.islower() and callable(getattr(module, name))
     }
-    assert public == ENTRIES.keys() | ELSEWHERE
+    named = ENTRIES.keys() | ELSEWHERE
+    assert public == named, f"in entries.py: {sorted(public ^ named)}"
