@@ -186,7 +186,7 @@ def is_solved(problem: Problem, verdict: Verdict) -> bool:
     """Whether the least loss was reached, or no convex problem was asked for."""
     if verdict.status == "NOT_GLOBAL":
         return problem.relation == "equality" and problem.norm_sq > 0
-    return verdict.status == "SUCCESS" and verdict.excess <= 1e-5
+    return verdict.status in ("SUCCESS", "INACCURATE") and verdict.excess <= 1e-5
 
 
 def kept_rows(path: Path, command: str) -> list[dict[str, Any]]:

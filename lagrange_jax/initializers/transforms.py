@@ -7,6 +7,7 @@ parameters and applies one.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ def chain(*transforms: InitTransform) -> InitTransform:
       An init transform whose info is the tuple of their infos, in order.
     """
     for transform in transforms:
-        require_callable("transform", transform)
+        _require_transform(transform)
     return _Chain(transforms)
 
 
@@ -253,7 +254,7 @@ def initialize(
     """
     require_key(key)
     require_kind("model", model, Model)
-    require_callable("init", init)
+    _require_transform(init)
     require_count("eval_batch_size", eval_batch_size)
     with announce(lambda: "initialising a network"):
         if mesh is not None and data is not None:
@@ -266,6 +267,22 @@ def initialize(
             return _initialize(*given, as_static(init), eval_batch_size)
         batches = as_batches(data, by_head=_by_head(init))
         return init(transform_key(key), model, variables, batches)
+
+
+def _require_transform(init):
+    """Refuses what is no transform, `lagrange` without its parentheses say."""
+    require_callable("init", init)
+    try:
+        inspect.signature(init).bind(None, None, None, None)
+    except TypeError:
+        name = getattr(init, "__name__", repr(init))
+        raise TypeError(
+            "expected init as an init transform, a function of (key, model, variables, "
+            f"batches); got {name}, which takes other arguments. Is it {name}(...), "
+            "with parentheses?"
+        ) from None
+    except ValueError:  # a signature that Python does not know
+        return
 
 
 def _by_head(init):

@@ -163,6 +163,7 @@ def _candidates(trace: Trace, layers: Sequence[Layer]) -> Iterator[Path]:
             yield kernel
             break
     others = [p for p in used if p != last and _rank(trace, p) > 1]
+    others = [p for p in others if p[-1] != "bias"]  # one of several axes
     if last is not None:
         others = [p for p in others if _multiplies(trace, p, used[last])]
     yield from sorted(others, key=lambda p: len(used[p]))[:_MOST_TRIES]

@@ -150,7 +150,8 @@ def _layouts(
     """Yields the ways in which the axes of a kernel may be inputs and outputs."""
     rank = len(kernel_shape)
     axes = range(rank)
-    numbers = [1, *range(2, rank)] if rank > 1 else [0]
+    # The most outputs first: they share their features.
+    numbers = [*reversed(range(2, rank)), 1] if rank > 1 else [0]
     choices = [tuple(axes[rank - n :]) for n in numbers]
     choices += [tuple(axes[:n]) for n in numbers]
     if rank <= 5:

@@ -51,13 +51,14 @@ class SearchOptions(NamedTuple):
 
     Attributes:
       tolerance: of the relative KKT residual, or of `gap_bound` relative to the loss
-        where that is reached first; None for 1e-5, or 1e-8 in double precision.
+        where that is reached first; None for 1e-5, or 1e-8 in double precision. A
+        search that rounding ends at ten times as much counts as solved.
       max_steps: evaluations of the loss, or products with its Hessian, at most.
       batch_size: rows multiplied at once when examples are arrays.
     """
 
     tolerance: float | None = None
-    max_steps: int = 2000
+    max_steps: int = 5000
     batch_size: int = 4096
 
     def require(self) -> None:

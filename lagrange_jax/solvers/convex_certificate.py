@@ -93,7 +93,10 @@ def kkt_rows(
 
 def bias_residual(statistics: ExampleStatistics, loss: Risk) -> Float[Array, ""]:
     """Returns the gradient in the bias, relative to the slopes at the start."""
-    return jnp.linalg.norm(loss.bias) / _scales(statistics)[0]
+    # Of probabilities that are known to eps no more can be asked.
+    unit = jnp.sqrt(jnp.sum(statistics.curvature))
+    drift = jnp.linalg.norm(loss.bias) - jnp.finfo(unit.dtype).eps * unit
+    return jnp.maximum(drift, 0) / _scales(statistics)[0]
 
 
 def excess_residual(

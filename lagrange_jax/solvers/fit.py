@@ -62,6 +62,9 @@ SEED = 1e-3
 NEWTON_SIZE = 1000
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.1
+# One that rounding or the number of steps ends short of the tolerance counts as solved
+# up to so many of them; the loss is then off by some millionths.
+SETTLED = 10
 
 
 def fit_head(
@@ -74,7 +77,7 @@ def fit_head(
     tie_break: Float[Array, "d k"] | None = None,
     start: Float[Array, "d k"] | None = None,
     tolerance: Float[Array, ""] | float | None = None,
-    max_steps: Int[Array, ""] | int = 2000,
+    max_steps: Int[Array, ""] | int = 5000,
 ) -> HeadSolution:
     """Solves from statistics of the same batches.
 
@@ -185,11 +188,8 @@ class _Problem(NamedTuple):
 
 def _solution(problem, kernel, bias, is_beyond, tie_break, is_known, shape):
     """The head that a search ended at, with what tells whether it is right."""
-    statistics, tolerance, can_fill = (
-        problem.statistics,
-        problem.tolerance,
-        problem.can_fill,
-    )
+    statistics, can_fill = problem.statistics, problem.can_fill
+    tolerance = SETTLED * problem.tolerance
     on_sphere = problem.on_sphere
     filling = tie_break if can_fill and not problem.is_ball else None
     kernel = settle(kernel, problem.norm_sq, filling, on_sphere)

@@ -45,6 +45,11 @@ SLOW = {
         "test_joint_thresholds_are_those_of_scipy",
         "test_thresholds_of_a_zero_kernel_are_log_odds",
     ),
+    "test_several_axes": (
+        "test_folds_are_of_the_examples_that_count",
+        "test_softmax_is_of_the_last_axis",
+        "test_weights_of_tokens_and_ignored_labels_are_a_cut",
+    ),
     "test_norm_path": ("test_path_equals_single_solves",),
     "test_posterior": (
         "test_intervals_of_a_logistic_regression_cover_as_promised",
