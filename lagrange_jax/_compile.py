@@ -4,7 +4,7 @@ XLA's scheduler for concurrency makes some programs wait for ever (jaxlib 0.10.2
 vmapped training that starts from a cross-entropy head among them. A solver is a long
 program that runs shortly: XLA's emitters of fused loops and the last level of LLVM's
 optimisation cost it seconds and gain it nothing, and on few numbers no optimisation
-does. How much is in the benchmarks.
+does.
 """
 
 import functools

@@ -53,7 +53,7 @@ from lagrange_jax.solvers.risk import make_risk
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.types import Batches
 
-__all__ = ["default_tolerance", "fit_head"]
+__all__ = ["default_tolerance", "find_minimum", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
@@ -63,7 +63,7 @@ NEWTON_SIZE = 1000
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.1
 # One that rounding or the number of steps ends short of the tolerance counts as solved
-# up to so many of them; the loss is then off by some millionths.
+# up to so many of them.
 SETTLED = 10
 
 
