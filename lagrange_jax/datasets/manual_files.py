@@ -1,6 +1,7 @@
 """Files that a user fetches by hand: finding, unpacking and reading them safely."""
 
 import gzip
+import lzma
 import os
 import zipfile
 import zlib
@@ -9,6 +10,10 @@ from pathlib import Path, PurePosixPath
 __all__ = ["DATA_VARIABLE", "find_manual_dir", "read_file"]
 
 DATA_VARIABLE = "LAGRANGE_JAX_DATA"
+_DAMAGE = (
+    *(OSError, EOFError, RuntimeError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
 """Environment variable that names the folder of all data fetched by hand."""
 
 _MAX_BYTES = 2**26
@@ -84,7 +89,7 @@ def read_file(directory: Path, name: str, archive: str, instructions: str) -> by
     try:
         data = _read_bytes(directory, name, archive)
     # What gzip and zipfile raise on damage, encryption included.
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"{name} in {directory} cannot be read: it is damaged or cut short "
             f"({error}). {instructions}"
