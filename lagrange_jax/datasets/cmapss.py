@@ -107,6 +107,7 @@ def load_cmapss(
       FileNotFoundError: the data are neither prepared nor found; the message says
         what to fetch from where.
       ModuleNotFoundError: the extra `data` is not installed.
+      TypeError: an option is of another type.
       ValueError: an option is out of range, or a file is damaged or not NASA's; the
         message names the file and, where one can be told, the line.
 

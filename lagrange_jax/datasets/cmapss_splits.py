@@ -1,7 +1,8 @@
 """From recordings of engines to scaled windows with their remaining useful life."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import numbers
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -77,22 +78,45 @@ def _to_dataset(
     return Dataset(np.concatenate(inputs), rul, np.concatenate(groups))
 
 
-def _check_options(
-    window: int, rul_cap: float, fraction: float, sensors: Sequence[int]
-) -> None:
+def _check_kinds(kind: type, wanted: str, **options: Any) -> None:
+    """Refuses another type before it is compared with anything; 1 is no boolean."""
+    for name, value in options.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        is_bool = isinstance(value, bool)
+        if not isinstance(value, kind) or is_bool != (kind is bool):
+            raise TypeError(f"expected {name} as {wanted}; got {value!r}.")
+
+
+def _check_sensors(sensors: Sequence[int]) -> None:
+    is_list = hasattr(sensors, "__len__") and getattr(sensors, "ndim", 1) == 1
+    if not is_list or isinstance(sensors, str | Set | Mapping):
+        raise TypeError(
+            f"expected sensors as a list of integers, such as (2, 3); got {sensors!r}."
+        )
+    for i, sensor in enumerate(sensors):
+        _check_kinds(numbers.Integral, "an integer", **{f"sensors[{i}]": sensor})
+    known = all(1 <= sensor <= NUM_SENSORS for sensor in sensors)
+    if not (known and len(set(sensors)) == len(sensors) > 0):
+        raise ValueError(
+            f"sensors must be distinct numbers in 1..{NUM_SENSORS}, got {sensors}."
+        )
+
+
+def _check_options(window: int, rul_cap: float, fraction: float, seed: int) -> None:
+    _check_kinds(numbers.Integral, "an integer", window=window, split_seed=seed)
+    _check_kinds(
+        numbers.Real, "a number", rul_cap=rul_cap, validation_fraction=fraction
+    )
     if window < 1:
         raise ValueError(f"window must be at least 1 cycle, got {window}.")
+    if seed < 0:
+        raise ValueError(f"split_seed must be at least 0, got {seed}.")
     if not rul_cap > 0:
         raise ValueError(
             f"rul_cap must be positive, got {rul_cap}; math.inf leaves it out."
         )
     if not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be in (0, 1), got {fraction}.")
-    known = all(1 <= sensor <= NUM_SENSORS for sensor in sensors)
-    if not (known and len(set(sensors)) == len(sensors) > 0):
-        raise ValueError(
-            f"sensors must be distinct numbers in 1..{NUM_SENSORS}, got {sensors}."
-        )
 
 
 def make_splits(
@@ -122,9 +146,12 @@ def make_splits(
       The three data sets, the scaler and the engines shorter than a window.
 
     Raises:
+      TypeError: an option is of another type.
       ValueError: an option is out of range, or a split would have no engine.
     """
-    _check_options(window, rul_cap, validation_fraction, sensors)
+    _check_options(window, rul_cap, validation_fraction, split_seed)
+    _check_kinds(bool, "True or False", cap_test_rul=cap_test_rul)
+    _check_sensors(sensors)
     train, validation = _split_units(train_engines, validation_fraction, split_seed)
     parts = {"train": train, "validation": validation, "test": list(test_engines)}
     empty = [name for name, engines in parts.items() if not engines]

@@ -92,6 +92,13 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> An
     """Returns `run(variables, inputs, key) -> (outputs, variables, taps)`, pure."""
     graph, params, random, other, state = nnx.split(module, *_KINDS)
 
+    def call(module, *args, **kwargs):
+        # A store of captures among the numbers of a list cannot pass a lifted loop.
+        for _, child in [*nnx.iter_modules(module)]:
+            if isinstance(child, nnx.List):
+                del child.__captures__
+        return module(*args, **kwargs)
+
     @calling.bind_axes
     def run(variables, inputs, key):
         merged = nnx.merge(
@@ -103,7 +110,7 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> An
         )
         args, named = _arguments(merged, inputs, kwargs, key, training)
         # Capturing keeps what layers sow out of the module's state.
-        outputs, sown = nnx.capture(merged, nnx.Intermediate)(*args, **named)
+        outputs, sown = nnx.capture(call, nnx.Intermediate)(merged, *args, **named)
         bridged = nnx.state(merged, LinenTap)
         taps = affine.read_taps(_pure(sown)) | affine.read_taps(_pure(bridged))
         updated = {**variables, "state": _variables(merged)["state"]}

@@ -570,6 +570,39 @@ def test_options_out_of_range_are_refused(option, message):
         make_splits(engines, engines, **{**OPTIONS, **option})
 
 
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ({"window": 3.0}, "window as an integer; got 3.0"),
+        ({"window": np.array([3, 4])}, "window as an integer"),
+        ({"split_seed": None}, "split_seed as an integer; got None"),
+        ({"rul_cap": None}, "rul_cap as a number; got None"),
+        ({"validation_fraction": "20%"}, "validation_fraction as a number; got '20%'"),
+        ({"cap_test_rul": "no"}, "cap_test_rul as True or False; got 'no'"),
+        ({"sensors": 2}, "sensors as a list of integers, .*; got 2"),
+        ({"sensors": "23"}, "sensors as a list of integers, .*; got '23'"),
+        ({"sensors": {2, 3}}, "sensors as a list of integers"),
+        ({"sensors": np.array(2)}, "sensors as a list of integers"),
+        ({"sensors": ["s_2", "s_3"]}, r"sensors\[0\] as an integer; got 's_2'"),
+        ({"sensors": (2, 3.0)}, r"sensors\[1\] as an integer; got 3.0"),
+        ({"sensors": (True, 2)}, r"sensors\[0\] as an integer; got True"),
+    ],
+)
+def test_options_of_another_type_are_refused(option, wanted):
+    engines = [engine(unit, 5) for unit in range(1, 6)]
+    with pytest.raises(TypeError, match=f"^expected {wanted}"):
+        make_splits(engines, engines, **{**OPTIONS, **option})
+
+
+def test_numbers_of_numpy_are_options_too():
+    engines = [engine(unit, 5) for unit in range(1, 6)]
+    same = {"window": np.int32(3), "rul_cap": np.float32(4), "sensors": np.arange(1, 3)}
+    found = make_splits(engines, engines, **{**OPTIONS, **same})
+    wanted = make_splits(engines, engines, **OPTIONS)
+    np.testing.assert_array_equal(found.train.inputs, wanted.train.inputs)
+    np.testing.assert_array_equal(found.test.targets, wanted.test.targets)
+
+
 def test_an_unknown_subset_is_refused():
     with pytest.raises(ValueError, match="FD001, FD002, FD003, FD004, got 'FD005'"):
         load_cmapss("FD005")

@@ -7,6 +7,7 @@ had been compiled before.
 import pytest
 
 SLOW = {
+    "test_clients": ("test_a_grid_of_clients_starts_from_solved_heads",),
     "test_center": (
         "test_a_network_keeps_near_the_head_it_has",
         "test_a_stream_and_a_path_about_a_head",

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import check_grad, minimize
+from scipy.optimize import brentq, check_grad, minimize
+from scipy.special import expit
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -239,6 +240,61 @@ def test_vmap_equals_a_loop_and_compiles_once():
     for i, norm in enumerate(norms):
         alone = solve(norm)
         np.testing.assert_allclose(together.objective[i], alone.objective, rtol=1e-5)
+
+
+def two_classes(seed, smoothing, odds):
+    """200 rows of a noisy logistic regression; the classes weigh 1 : odds."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(200, 4))
+    labels = features @ rng.normal(size=4) + rng.logistic(size=200) > 0
+    targets = (1 - smoothing) * np.eye(2)[labels.astype(int)] + smoothing / 2
+    arrays = features, targets, np.where(labels, odds, 1.0)
+    return [np.float32(x) for x in arrays]
+
+
+def least_loss(features, targets, weights, norm_sq):
+    """By Newton's method in float64 on the difference of both logits, and a root."""
+    rows = np.c_[features, np.ones(len(features))].astype(float)
+    aim, weights = targets[:, 1].astype(float), weights / weights.sum(dtype=float)
+    ridge = np.diag([1.0, 1, 1, 1, 0])
+
+    def loss(v):
+        z = rows @ v
+        return weights @ (np.logaddexp(0, z) - aim * z)
+
+    def optimum(strength):
+        def slope(v):
+            return rows.T @ (weights * (expit(rows @ v) - aim)) + strength * ridge @ v
+
+        def curvature(v):
+            p = expit(rows @ v)
+            return rows.T * (weights * p * (1 - p)) @ rows + strength * ridge
+
+        value = lambda v: loss(v) + strength / 2 * v @ ridge @ v  # noqa: E731
+        options = {"gtol": 1e-12, "maxiter": 500}
+        derivatives: Any = {"jac": slope, "hess": curvature, "method": "trust-exact"}
+        return minimize(value, np.zeros(5), options=options, **derivatives).x
+
+    def excess(log_strength):  # kernels v / 2 and -v / 2
+        return np.sum(optimum(np.exp(log_strength))[:4] ** 2) / 2 - norm_sq
+
+    least: Any = np.log(1e-9)
+    if excess(least) > 0:
+        least = brentq(excess, least, 3)
+    return loss(optimum(np.exp(least)))
+
+
+def test_easy_problems_of_two_classes_are_all_solved():
+    cases = [(s, a, 1.0) for s in range(8) for a in (0.0, 0.1, 0.2)]
+    cases += [(s, a, 1e5) for s in range(8, 12) for a in (0.0, 0.1)]
+    problems = [two_classes(*case) for case in cases]
+    stacked = [np.stack(x) for x in zip(*problems, strict=True)]
+    solve = functools.partial(solve_cross_entropy, norm_sq=1.0, relation="at_most")
+    heads = jax.jit(jax.vmap(lambda *examples: solve(examples)))(*stacked)
+    lj.check(heads)
+    wanted = [least_loss(*problem, norm_sq=1.0) for problem in problems]
+    np.testing.assert_allclose(heads.objective, wanted, rtol=1e-5)
+    assert (heads.norm_sq <= 1 + 1e-5).all()
 
 
 def test_a_head_without_bias():

@@ -18,6 +18,8 @@ from flax.training import train_state
 
 import lagrange_jax as lj
 from lagrange_jax.models.params import get_head
+from lagrange_jax.training import grid_mesh, make_train
+from tests.unit.clients import nnx_networks
 
 N = 12
 
@@ -126,6 +128,21 @@ class ActorCritic(nn.Module):
         return policy, nn.Dense(1, name="value")(x)
 
 
+@struct.dataclass
+class Categorical:
+    logits: Any
+
+
+class Policy(nn.Module):
+    """PureJaxRL's PPO: a distribution over actions, and the value as a vector."""
+
+    @nn.compact
+    def __call__(self, x):
+        actor = nn.Dense(4, name="actor")(nn.tanh(nn.Dense(6)(x)))
+        value = nn.Dense(1, name="critic")(nn.tanh(nn.Dense(6)(x)))
+        return Categorical(actor), jnp.squeeze(value, axis=-1)
+
+
 class BigVision(nn.Module):
     """big_vision's ViT and BiT: a zero head, called for patches and for the image."""
 
@@ -173,19 +190,6 @@ class ConvNext(nnx.Module):
         return self.head(self.norm(jnp.where(keep, x, 0.9 * x).mean((1, 2))))
 
 
-class Untied(nnx.Module):
-    """WMT or Mamba2 without tied weights: logits of every token, no bias."""
-
-    def __init__(self, rngs):
-        self.embed = nnx.Embed(7, 5, rngs=rngs)
-        self.mix = nnx.Linear(5, 5, rngs=rngs)
-        self.lm_head = nnx.Linear(5, 7, use_bias=False, rngs=rngs)
-
-    def __call__(self, tokens):
-        x = self.embed(tokens)
-        return {"logits": self.lm_head(x + jnp.tanh(self.mix(x))), "cache": None}
-
-
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(N, 4, 4, 1)).astype(np.float32)
 ROWS = RANDOM.normal(size=(N, 6)).astype(np.float32)
@@ -225,6 +229,7 @@ CLIENTS: dict[str, tuple[Any, Any, dict[str, Any], tuple[Any, ...]]] = {
         ("fc2",),
     ),
     "ppo": (ActorCritic(), ROWS, dict(output=1), ("value",)),
+    "policy": (Policy(), ROWS, dict(output=(0, "logits")), ("actor",)),
     "big_vision": (BigVision(), PATCHES, dict(output=(1, "logits")), ("head",)),
     "bert": (
         Bert(),
@@ -236,7 +241,10 @@ CLIENTS: dict[str, tuple[Any, Any, dict[str, Any], tuple[Any, ...]]] = {
         ("classifier",),
     ),
     "convnext": (ConvNext, IMAGES, {}, ("head",)),
-    "untied": (Untied, TOKENS, dict(output="logits"), ("lm_head",)),
+    "jimm_vit": (nnx_networks.JimmViT, IMAGES, {}, ("classifier",)),
+    "bonsai_vit": (nnx_networks.BonsaiViT, IMAGES, {}, ("classifier",)),
+    "bonsai_resnet": (nnx_networks.BonsaiResNet, IMAGES, {}, ("fc",)),
+    "mamba2": (nnx_networks.Mamba2, TOKENS, dict(output="logits"), ("lm_head",)),
 }
 
 
@@ -254,19 +262,28 @@ def build(name):
     return room.as_model(network, inputs, **options)
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-def test_head_is_solved_and_the_network_trains_on(name, key):
-    _, inputs, _, path = CLIENTS[name]
-    inputs = jax.tree.map(jnp.asarray, inputs)
+@functools.cache
+def solve(name):
+    """The network with a solved head, the examples and the shape of the outputs."""
+    key = jax.random.key(0)
+    inputs = jax.tree.map(jnp.asarray, CLIENTS[name][1])
     model = build(name)
-    assert model.head == path
-    shape = jax.eval_shape(model.apply, jax.eval_shape(model.init, key), inputs).shape
+    abstract = jax.eval_shape(model.init, key)
+    shape = jax.eval_shape(model.apply, abstract, inputs).shape
     targets = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     bound = lj.constraints.fixed_norm(1e4, relation="at_most")
     variables, info = lj.initialize(key, model, lj.lagrange(bound), (inputs, targets))
     lj.check(info)
+    return model, variables, inputs, targets
 
-    tap = model.taps(variables, inputs, key)[path]
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_head_is_solved_and_the_network_trains_on(name, key):
+    model, variables, inputs, targets = solve(name)
+    path = CLIENTS[name][3]
+    assert model.head == path
+
+    tap = jax.jit(model.taps)(variables, inputs, key)[path]
     features = np.asarray(tap.inputs, np.float64).reshape(-1, tap.inputs.shape[-1])
     has_bias = get_head(model, variables).bias is not None
     columns = np.c_[features, np.ones(len(features))] if has_bias else features
@@ -294,15 +311,64 @@ def test_head_is_solved_and_the_network_trains_on(name, key):
     assert jax.tree.structure(params) == jax.tree.structure(variables["params"])
 
 
-def test_variables_go_back_into_an_nnx_optimizer(key):
-    module = Mnist(rngs=nnx.Rngs(0))
-    model = lj.nnx.as_model(module, IMAGES)
-    lj.nnx.update(module, model.init(key))
-    optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
+@pytest.mark.parametrize("name", ["mnist", "jimm_vit"])
+def test_variables_go_back_into_an_nnx_optimizer(name):
+    model, variables, inputs, targets = solve(name)
+    module = CLIENTS[name][0](rngs=nnx.Rngs(0))
+    lj.nnx.update(module, variables)
+    optimizer = nnx.Optimizer(module, optax.sgd(1e-4), wrt=nnx.Param)
+    module.eval()
 
     def loss(module):
-        return jnp.mean(module(jnp.asarray(IMAGES), rngs=nnx.Rngs(1)) ** 2)
+        return jnp.mean((module(inputs) - targets) ** 2)
 
-    before = module.linear.kernel[...]
-    optimizer.update(module, nnx.grad(loss)(module))
-    assert jnp.any(module.linear.kernel[...] != before)
+    @nnx.jit
+    def step(module, optimizer):
+        value, gradient = nnx.value_and_grad(loss)(module)
+        optimizer.update(module, gradient)
+        return value, loss(module)
+
+    before, after = step(module, optimizer)
+    solved = jnp.mean((model.apply(variables, inputs) - targets) ** 2)
+    np.testing.assert_allclose(before, solved, rtol=1e-4)
+    assert np.isfinite(after) and after != before
+
+
+def test_log_probabilities_are_no_head():
+    """Flax's PPO normalises its policy inside of the network."""
+    with pytest.raises(
+        ValueError, match=r"not linear \(.*exp, log\) follows it.*logits"
+    ):
+        lj.linen.as_model(ActorCritic(), ROWS, output=0)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mamba2"])
+def test_a_grid_of_clients_starts_from_solved_heads(name):
+    model, _, inputs, targets = solve(name)
+
+    def decay(strength):
+        return optax.chain(optax.add_decayed_weights(strength), optax.sgd(0.01))
+
+    data: Any = (inputs, targets)
+    train = make_train(
+        model,
+        optax.losses.squared_error,
+        decay,
+        lj.lagrange(lj.constraints.fixed_norm(1.0)),
+        data,
+        num_steps=2,
+        batch_size=4,
+    )
+    axes = {
+        "strength": [0.0, 0.1],
+        "num_examples": [8, 12],
+        "key": jax.random.split(KEY, 2),
+    }
+    one_device = grid_mesh(jax.devices()[:1])
+    found = lj.run_grid(train, axes, mesh=one_device).values
+    assert found.train_loss.shape == (2, 2, 2, 2)
+    assert np.isfinite(found.train_loss).all()
+    assert found.is_solved.all()
+    start, end = found.train_loss[..., 0], found.train_loss[..., 1]
+    np.testing.assert_allclose(start[0], start[1], rtol=1e-5)  # one head, any strength
+    assert (end[0] != end[1]).all() and np.unique(start[0]).size == 4
