@@ -183,7 +183,7 @@ compare("task by task", seen, joint)
 # %%
 owners = np.random.default_rng(1).integers(0, 8, len(labels))
 clients = [moments_of(np.flatnonzero(owners == i), num_classes) for i in range(8)]
-total = lj.statistics.init_moments(*joint.cov_xt.shape)
+total = lj.statistics.init_moments(features.shape[1], num_classes)
 for client in clients[::-1]:
     total = lj.statistics.merge_moments(total, client)
 without_first = lj.statistics.subtract_moments(total, clients[0])

@@ -31,7 +31,7 @@ from lagrange_jax.strengths.doubts import (
     doubts_of_optima,
 )
 from lagrange_jax.strengths.power_law import require_confidence
-from lagrange_jax.strengths.priors import EXPONENTS, Exponent, Penalty
+from lagrange_jax.strengths.priors import EXPONENTS, RECIPE_EXPONENTS, Exponent, Penalty
 from lagrange_jax.training.grid import GridResult
 
 __all__ = ["Advice", "Extrapolation", "Recipe", "extrapolate_strength"]
@@ -122,10 +122,11 @@ def extrapolate_strength(
     is the smallest strength of the grid, and the status says so.
 
     Another recipe: the optimum of a coupled penalty is that of an objective, which
-    knows neither batch size nor rate, so the strength stays. Decoupled decay has the
-    timescale $B / (\eta \lambda N)$ in epochs, which stays: strength goes as
-    $B / \eta$. Neither depends on the number of epochs as long as training comes to
-    rest; a change of it is warned of.
+    knows neither batch size nor rate, so the strength stays. Decoupled decay moves with
+    the batch size to the power 0.4, as measured (`RECIPE_EXPONENTS`): less than the 1
+    of a constant timescale $B / (\eta \lambda N)$, and not with the rate at all. What
+    is uncertain in these powers widens the interval. A change of the number of epochs
+    is warned of.
 
     Args:
       curves: validation losses of a sweep: a `GridResult`, or `loss_curves` of
@@ -169,7 +170,9 @@ def extrapolate_strength(
     optimum = optimum._replace(variance=widened**2 * optimum.variance)
     offset = np.log(curves.sizes / to_examples)
     (log_strength, slope), covariance = _line(optimum, offset, prior)
-    log_strength += _recipe_shift(penalty, recipe, to_recipe)
+    shift, variance = _recipe_shift(penalty, recipe, to_recipe)
+    log_strength += shift
+    covariance[0, 0] += variance
     errors = quantile * np.sqrt(np.diag(covariance))
     ends = np.array([-1.0, 1.0])
     found = Extrapolation(
@@ -239,11 +242,14 @@ def _line(optimum: MeanOptimum, offset, prior: Exponent):
     return covariance @ right, covariance
 
 
-def _recipe_shift(penalty, recipe, to_recipe) -> float:
-    if recipe is None or penalty != "decoupled":
-        return 0.0
-    batch = to_recipe.batch_size / recipe.batch_size
-    return float(np.log(batch * recipe.learning_rate / to_recipe.learning_rate))
+def _recipe_shift(penalty, recipe, to_recipe) -> tuple[float, float]:
+    """What another recipe adds to the log strength: mean and variance."""
+    if recipe is None:
+        return 0.0, 0.0
+    priors = [RECIPE_EXPONENTS[penalty][field] for field in Recipe._fields]
+    steps = np.log(np.divide(to_recipe, recipe))
+    means, stds = np.transpose(priors)
+    return float(means @ steps), float((stds * steps) @ (stds * steps))
 
 
 def _predicted_loss(losses, sizes, to_examples) -> float:

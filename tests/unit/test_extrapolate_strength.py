@@ -105,7 +105,10 @@ def test_another_recipe():
     moved = lj.extrapolate_strength(
         some, 1600, penalty="decoupled", recipe=here, to_recipe=there
     )
-    assert moved.strength == pytest.approx(20 * plain.strength)
+    assert moved.strength == pytest.approx(4**0.4 * plain.strength)
+    errors = [np.log(x.interval[1] / x.strength) / 1.96 for x in (plain, moved)]
+    added = (0.25 * np.log(4)) ** 2 + (0.25 * np.log(5)) ** 2
+    assert errors[1] ** 2 == pytest.approx(errors[0] ** 2 + added, rel=1e-3)
     coupled = lj.extrapolate_strength(some, 1600, recipe=here, to_recipe=there)
     assert coupled.strength == lj.extrapolate_strength(some, 1600).strength
     longer = lj.extrapolate_strength(
