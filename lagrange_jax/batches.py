@@ -255,7 +255,7 @@ def _from_arrays(batch: Batch, batch_size: int) -> Batches:
         left_over = rows(num_full * size, rest)
         return _join([parts, function(num_full, left_over, *constants)])
 
-    return Batches(fold, rows(0, size), lax.while_loop, collect)
+    return Batches(fold, rows(0, size), lax.while_loop, collect, num_examples)
 
 
 def _from_stream(stream: Iterable[Any], read: Callable[[Any], Batch]) -> Batches:

@@ -60,12 +60,15 @@ class Batches(NamedTuple):
       collect: `collect(function, *constants)` calls `function(index, batch,
         *constants)` for every batch in order and returns its arrays joined along their
         leading axis; None where examples cannot be brought to one place.
+      num_examples: how many examples there are in all; None for a stream, which does
+        not say.
     """
 
     fold: Callable[..., Any]
     first: Batch
     while_loop: Callable[..., Any] = jax.lax.while_loop
     collect: Callable[..., Any] | None = None
+    num_examples: int | None = None
 
 
 class Tap(NamedTuple):

@@ -15,7 +15,12 @@ from lagrange_jax._compile import jit_once
 from lagrange_jax.bounds import Constraint, Problem, hashable
 from lagrange_jax.constraints.cross_validation import cross_validated_norm
 from lagrange_jax.constraints.from_data import loss_within
-from lagrange_jax.initializers.plan import Plan, moment_dtype, run_plan
+from lagrange_jax.initializers.plan import (
+    Plan,
+    has_few_rows,
+    moment_dtype,
+    run_plan,
+)
 from lagrange_jax.initializers.rows import (
     IGNORED,
     head_rows,
@@ -37,6 +42,7 @@ from lagrange_jax.solvers.convex import (
 )
 from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.substitution import map_batches, require_center
+from lagrange_jax.statistics.gram import decompose_gram
 from lagrange_jax.statistics.moments import (
     compute_moments,
     init_moments,
@@ -65,7 +71,9 @@ def lagrange(
 
     *Squared error.* One pass over the batches collects the moments of the head's
     inputs; one eigendecomposition and a secular equation give the globally optimal
-    kernel and bias, see `solve_least_squares`.
+    kernel and bias, see `solve_least_squares`. Of arrays with at most half as many
+    rows as the head has features, the features are kept and their Gram matrix is
+    decomposed, which has no derivative.
 
     *Another convex loss*, cross-entropy say. A search among the kernels of the norm,
     see `solve_convex`. For cross-entropy targets are labels or probabilities; a head
@@ -149,8 +157,10 @@ class _Lagrange:
         return self.make(self.options, key, model, variables, first)
 
     def __call__(self, key, model, variables, batches):
-        first = require_batches(batches, "lagrange").first
-        plan = self.plan(key, model, variables, first)
+        batches, options = require_batches(batches, "lagrange"), self.options
+        if has_few_rows(model, variables, batches):
+            options = options._replace(by_gram=True)
+        plan = self.make(options, key, model, variables, batches.first)
         return run_plan(plan, variables, batches)
 
 
@@ -161,12 +171,14 @@ class _Options(NamedTuple):
     search: SearchOptions = DEFAULT_SEARCH
     keep_features: bool = True
     ignore_index: int = IGNORED
+    by_gram: bool = False
 
 
 def _squared_error(options: _Options, key, model, variables, first) -> Plan:
     kernel, bias = get_head(model, variables)
     (d, k), axes = kernel.shape, output_shape(model, kernel.shape[1])
     dtype, constraint = moment_dtype(model, variables, first), options.constraint
+    keeps_rows = constraint.needs_examples or options.by_gram
 
     def tap(batch, variables, key):
         tap = tap_head(model, variables, batch.inputs, key)
@@ -185,23 +197,29 @@ def _squared_error(options: _Options, key, model, variables, first) -> Plan:
         return update_moments(moments, *tap(batch, variables, tap_key)), key
 
     def finish(found, variables, batches):
-        kept = found if constraint.needs_examples else None
-        moments, last = found if kept is None else (compute_moments(*kept), key)
+        data, last = (found, key) if keeps_rows else found
+        kept = data if constraint.needs_examples else None
+        if keeps_rows and not options.by_gram:
+            data = compute_moments(*data)
         center = _center(options.center, kernel, dtype)
         static = as_static(constraint), bias is not None
-        solution = _solve_moments(moments, last, kernel, center, kept, *static)
+        solution = _solve(data, last, kernel, center, kept, *static)
         return place_head(model, variables, solution, first=batches.first, key=last)
 
-    if constraint.needs_examples:
+    if keeps_rows:
         return Plan(finish, collect=collect)
     return Plan(finish, fold=((init_moments(d, k, dtype), key), step))
 
 
 @functools.partial(jit_once, static_argnames=("constraint", "use_bias"))
-def _solve_moments(moments, key, kernel, center, examples, constraint, use_bias):
+def _solve(data, key, kernel, center, examples, constraint, use_bias):
     # One program for arrays and streams: what fails ends in a status in both.
     constraint = getattr(constraint, "held", constraint)
-    problem = Problem(decompose(moments, use_bias=use_bias), key, examples)
+    if isinstance(data, Batch):
+        spectrum = decompose_gram(*data, use_bias=use_bias)
+    else:
+        spectrum = decompose(data, use_bias=use_bias)
+    problem = Problem(spectrum, key, examples)
     return solve_least_squares(problem, constraint, tie_break=kernel, center=center)
 
 

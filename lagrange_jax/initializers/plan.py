@@ -1,5 +1,6 @@
 """What a head wants of one pass over the examples, so that heads can share it."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from lagrange_jax.initializers.rows import at_least_float32, tap_head
 from lagrange_jax.models.params import get_head
 from lagrange_jax.types import Batch, Batches, Model, Variables
 
-__all__ = ["Plan", "collect", "moment_dtype", "run_plan"]
+__all__ = ["Plan", "collect", "has_few_rows", "moment_dtype", "run_plan"]
 
 
 class Plan(NamedTuple):
@@ -53,10 +54,24 @@ def collect(batches: Batches, function: Callable[..., Any], variables: Variables
 
 def moment_dtype(model: Model, variables: Variables, first: Batch) -> Any:
     """Returns float64 where parameters, features or targets are, else float32."""
+    kernel = get_head(model, variables).kernel
+    features = _features(model, variables, first)
+    return at_least_float32(kernel, features, first.targets)
+
+
+def has_few_rows(model: Model, variables: Variables, batches: Batches) -> bool:
+    """Whether the head has, for sure, no more than half as many rows as features."""
+    if batches.num_examples is None or batches.collect is None:
+        return False
+    *rows, num_features = _features(model, variables, batches.first).shape
+    share = batches.num_examples / len(batches.first.targets)
+    return 2 * math.prod(rows) * share <= num_features
+
+
+def _features(model, variables, first):
+    """Shape and dtype of the inputs of the head."""
 
     def tapped(variables, inputs, key):
         return tap_head(model, variables, inputs, key).inputs
 
-    features = jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))
-    kernel = get_head(model, variables).kernel
-    return at_least_float32(kernel, features, first.targets)
+    return jax.eval_shape(tapped, variables, first.inputs, jax.random.key(0))

@@ -340,3 +340,21 @@ BAD: dict[str, Any] = {
 def test_mistakes_are_refused(key, model, message):
     with pytest.raises(ValueError, match=message):
         lj.initialize(key, model, SOLVE, BAD[message])
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_few_examples_of_many_features_take_the_gram_matrix(use_bias, key):
+    network = nn.Sequential([nn.Dense(80), nn.tanh, nn.Dense(K, use_bias=use_bias)])
+    model = lagrange_jax.models.linen.as_model(network, INPUTS[:1])
+    init = lj.lagrange(lj.constraints.fixed_norm(0.1))
+
+    def solve(data):
+        return lj.initialize(key, model, init, data)
+
+    assert f"f32[{N},{N}]" in str(jax.make_jaxpr(solve)((INPUTS, TARGETS)))
+    stream = [(INPUTS[:25], TARGETS[:25]), (INPUTS[25:], TARGETS[25:])]
+    (by_gram, info), (by_moments, _) = solve((INPUTS, TARGETS)), solve(stream)
+    lj.check(info)
+    np.testing.assert_allclose(
+        *(model.apply(x, INPUTS) for x in (by_gram, by_moments)), rtol=1e-3, atol=1e-3
+    )
