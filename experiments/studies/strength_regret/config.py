@@ -18,8 +18,6 @@ class Config:
         largest number of examples; "base" is none.
       recipe_tasks: tasks for which recipes are changed.
       recipe_penalties: penalties likewise.
-      laplace_tasks: tasks whose networks have their Laplace evidence computed.
-      laplace_penalties: penalties likewise.
       width: units of the hidden layer.
       num_epochs: passes over the examples.
       batch_size: examples in a mini-batch.
@@ -41,10 +39,6 @@ class Config:
     )
     recipe_tasks: tuple[str, ...] = ("clouds", "friedman", "diabetes", "breast_cancer")
     recipe_penalties: tuple[str, ...] = ("adam l2", "adamw")
-    laplace_tasks: tuple[str, ...] = (
-        *("clouds", "digits", "diabetes", "breast_cancer", "wine", "friedman"),
-    )
-    laplace_penalties: tuple[str, ...] = ("adam l2",)
     width: int = 32
     num_epochs: int = 50
     batch_size: int = 16
@@ -65,7 +59,6 @@ class Config:
             penalties=("adam l2", "adamw"),
             seeds=3,
             recipes=("base",),
-            laplace_tasks=("wine", "diabetes"),
             width=4,
             num_epochs=4,
             smallest=20,

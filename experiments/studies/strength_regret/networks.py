@@ -13,12 +13,10 @@ from flax import linen as nn
 import lagrange_jax as lj
 from experiments.studies.strength_regret.config import Config
 from experiments.studies.strength_regret.tasks import TASKS, draw, sizes_of
-from lagrange_jax.strengths import negative_log_laplace_evidence
 
 __all__ = [
     "PENALTIES",
     "Case",
-    "laplace_evidence",
     "make_cases",
     "strengths_of",
     "train",
@@ -120,19 +118,12 @@ def make_cases(config: Config) -> list[Case]:
         for task in config.recipe_tasks
         for penalty in config.recipe_penalties
     ]
-    evidence = [
-        _case(config, task, penalty, "laplace", seed)
-        for seed in range(config.seeds)
-        for task in config.laplace_tasks
-        for penalty in config.laplace_penalties
-    ]
-    return [*cases, *evidence, *changed]
+    return [*cases, *changed]
 
 
 def _case(config, task, penalty, recipe, seed) -> Case:
     sizes = sizes_of(task, config.smallest, config.most_sizes)
-    if recipe != "base":  # the evidence is for all examples, another recipe for N/4
-        sizes = sizes[-1:] if recipe == "laplace" else sizes[-3:-2]
+    sizes = sizes if recipe == "base" else sizes[-3:-2]
     return Case(f"{task}/{penalty}/{recipe}/{seed}", task, penalty, recipe, seed, sizes)
 
 
@@ -149,11 +140,8 @@ class MLP(nn.Module):
 
 
 @functools.cache
-def _make_train(task, penalty, features, width, num_epochs, batch_size, read):
-    """One function, and so one compiled program, for all seeds and rates.
-
-    `read(model, loss, result, examples, strength)` makes the row of a training.
-    """
+def _make_train(task, penalty, features, width, num_epochs, batch_size):
+    """One function, and so one compiled program, for all seeds and rates."""
     classes = TASKS[task].classes
     network = MLP(width, classes or 1)
     model = lj.linen.as_model(network, np.zeros((1, features), "f4"))
@@ -180,28 +168,11 @@ def _make_train(task, penalty, features, width, num_epochs, batch_size, read):
             batch_size=batch_size,
         )
         result = fit(key, strength, num_examples)
-        found = read(model, loss, result, lj.Batch(*examples), strength)
-        return jnp.where(result.diverged, jnp.inf, found)
+        norm = jnp.sqrt((result.kernel_norm[-1] ** 2).sum())
+        last = result.train_loss[-1], jnp.asarray(result.validation_loss)[-1], norm
+        return jnp.where(result.diverged, jnp.inf, jnp.stack(last))
 
     return train
-
-
-def _read_losses(model, loss, result, examples, strength):
-    norm = jnp.sqrt((result.kernel_norm[-1] ** 2).sum())
-    last = result.train_loss[-1], jnp.asarray(result.validation_loss)[-1], norm
-    return jnp.stack(last)
-
-
-def _read_evidence(model, loss, result, examples, strength):
-    return negative_log_laplace_evidence(
-        model,
-        loss,
-        result.variables,
-        examples,
-        strength,
-        mask=_mask,
-        estimate_noise=loss is optax.losses.squared_error,
-    )
 
 
 def train(config: Config, case: Case) -> np.ndarray:
@@ -211,20 +182,6 @@ def train(config: Config, case: Case) -> np.ndarray:
       Training loss, held-out loss and norm of all kernels `[3, strengths, sizes]`,
       infinite where training diverged.
     """
-    return np.moveaxis(_run(config, case, _read_losses), -1, 0)
-
-
-def laplace_evidence(config: Config, case: Case) -> np.ndarray:
-    """Returns negative log evidences `[strengths, sizes]` of the trained networks.
-
-    Args:
-      config: the settings.
-      case: of the largest size alone: the evidence counts all examples.
-    """
-    return _run(config, case, _read_evidence)
-
-
-def _run(config, case, read):
     examples, held_out = draw(case.task, case.seed)
     what, number = [*case.recipe.split(), "1"][:2]
 
@@ -238,7 +195,6 @@ def _run(config, case, read):
         round(config.width * times("width")),
         round(config.num_epochs * times("epochs")),
         round(config.batch_size * times("batch")),
-        read,
     )
     rate = PENALTIES[case.penalty].rate * times("rate")
     axes = {
@@ -250,4 +206,4 @@ def _run(config, case, read):
         "held_out": tuple(x[None] for x in held_out[:2]),
     }
     values = lj.run_grid(run, axes, vmap_axes=("strength",)).values
-    return values.reshape(NUM_STRENGTHS, len(case.sizes), *values.shape[6:])
+    return np.moveaxis(values.reshape(NUM_STRENGTHS, len(case.sizes), 3), -1, 0)

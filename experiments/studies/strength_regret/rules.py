@@ -42,8 +42,6 @@ class Family(NamedTuple):
       train: training losses `[strengths, sizes, seeds]`.
       norm: norms of all kernels, likewise.
       heads: `[rules, seeds]` strengths of `heads.RULES`, or None.
-      evidence: `[strengths, seeds]` negative log evidences of the networks of the
-        largest size, or None.
     """
 
     task: str
@@ -52,7 +50,6 @@ class Family(NamedTuple):
     train: np.ndarray
     norm: np.ndarray
     heads: np.ndarray | None
-    evidence: np.ndarray | None = None
 
 
 class Slope(NamedTuple):
@@ -90,8 +87,6 @@ def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], F
     for (task, penalty), some in found.items():
         stacked = np.stack([arrays[row["name"]] for row in some], -1).astype(float)
         heads = _stack(arrays, [f"head/{task}/{row['seed']}" for row in some])
-        names = [f"{task}/{penalty}/laplace/{row['seed']}" for row in some]
-        evidence = _stack(arrays, names)
         train, losses, norm = stacked
         sizes = np.array(some[0]["sizes"], float)
         if len(some) > 1:
@@ -102,7 +97,6 @@ def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], F
                 train,
                 norm,
                 heads,
-                None if evidence is None else evidence[:, 0],
             )
     return families
 
@@ -233,9 +227,6 @@ def _rules(family: Family, prior) -> Rules:
     if family.heads is not None and kind == "l2":
         for name, chosen in zip(HEAD_RULES, family.heads, strict=True):
             rules[f"{name} of the head"] = (lambda j, x=chosen: x[j]), 0.0
-    if family.evidence is not None:
-        best = curves.strengths[np.nanargmin(family.evidence, 0)]
-        rules["Laplace evidence of the network"] = (lambda j: best[j]), 100.0
     return rules
 
 

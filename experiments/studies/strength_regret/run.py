@@ -11,11 +11,7 @@ from experiments.studies.strength_regret.config import Config
 from experiments.studies.strength_regret.coverage import simulate
 from experiments.studies.strength_regret.fixed_design import compare
 from experiments.studies.strength_regret.heads import predict
-from experiments.studies.strength_regret.networks import (
-    laplace_evidence,
-    make_cases,
-    train,
-)
+from experiments.studies.strength_regret.networks import make_cases, train
 
 __all__ = ["run"]
 
@@ -29,10 +25,9 @@ def _rows(config: Config) -> Iterator[Row]:
     for task in config.tasks:
         for seed in range(config.seeds):
             yield {"name": f"head/{task}/{seed}", "task": task, "seed": seed}
-    yield from (row for row in cases if row["recipe"] == "laplace")
     yield {"name": "fixed design"}
     yield {"name": "coverage"}
-    yield from (row for row in cases if row["recipe"] not in ("base", "laplace"))
+    yield from (row for row in cases if row["recipe"] != "base")
 
 
 def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None:
@@ -57,9 +52,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
         if row["name"] in cases:
             # Optax's schedules mix types.
             with jax.numpy_dtype_promotion("standard"):
-                case = cases[row["name"]]
-                find = laplace_evidence if case.recipe == "laplace" else train
-                values = find(config, case)
+                values = train(config, cases[row["name"]])
         elif row["name"] == "fixed design":
             values = compare(config.fixed_repetitions)
         elif row["name"] == "coverage":

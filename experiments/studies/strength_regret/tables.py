@@ -163,8 +163,7 @@ def _pooled(study: Study) -> str:
 def _recipes(folder: Path, study: Study) -> str:
     """Best strengths of changed recipes over those of the base."""
     header = ["recipe", "penalty", "predicted factor", "measured factor, by task"]
-    names = {row.get("recipe", "base") for row in record.read_rows(folder)}
-    names -= {"base", "laplace"}
+    names = {row.get("recipe", "base") for row in record.read_rows(folder)} - {"base"}
     lines = []
     for recipe in sorted(names):
         changed = rules.read_families(folder, recipe)
