@@ -104,9 +104,8 @@ def _check_sensors(sensors: Sequence[int]) -> None:
 
 def _check_options(window: int, rul_cap: float, fraction: float, seed: int) -> None:
     _check_kinds(numbers.Integral, "an integer", window=window, split_seed=seed)
-    _check_kinds(
-        numbers.Real, "a number", rul_cap=rul_cap, validation_fraction=fraction
-    )
+    _check_kinds(numbers.Real, "a number (math.inf: no cap)", rul_cap=rul_cap)
+    _check_kinds(numbers.Real, "a number", validation_fraction=fraction)
     if window < 1:
         raise ValueError(f"window must be at least 1 cycle, got {window}.")
     if seed < 0:

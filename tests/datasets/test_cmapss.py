@@ -576,7 +576,7 @@ def test_options_out_of_range_are_refused(option, message):
         ({"window": 3.0}, "window as an integer; got 3.0"),
         ({"window": np.array([3, 4])}, "window as an integer"),
         ({"split_seed": None}, "split_seed as an integer; got None"),
-        ({"rul_cap": None}, "rul_cap as a number; got None"),
+        ({"rul_cap": None}, r"rul_cap as a number \(math.inf: no cap\); got None"),
         ({"validation_fraction": "20%"}, "validation_fraction as a number; got '20%'"),
         ({"cap_test_rul": "no"}, "cap_test_rul as True or False; got 'no'"),
         ({"sensors": 2}, "sensors as a list of integers, .*; got 2"),

@@ -17,6 +17,7 @@ SLOW = {
         "test_a_norm_beyond_the_optimum_is_filled_along_the_free_direction",
         "test_a_stream_is_solved_like_arrays",
         "test_double_precision",
+        "test_easy_problems_of_two_classes_are_all_solved",
         "test_far_features_and_halves_keep_their_digits",
         "test_label_smoothing_is_that_of_the_targets",
         "test_one_output_beyond_the_optimum_has_no_certificate",
