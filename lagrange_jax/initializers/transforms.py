@@ -56,7 +56,7 @@ def chain(*transforms: InitTransform) -> InitTransform:
       An init transform whose info is the tuple of their infos, in order.
     """
     for transform in transforms:
-        _require_transform(transform)
+        _require_transform("transform", transform)
     return _Chain(transforms)
 
 
@@ -254,7 +254,7 @@ def initialize(
     """
     require_key(key)
     require_kind("model", model, Model)
-    _require_transform(init)
+    _require_transform("init", init)
     require_count("eval_batch_size", eval_batch_size)
     with announce(lambda: "initialising a network"):
         if mesh is not None and data is not None:
@@ -269,17 +269,17 @@ def initialize(
         return init(transform_key(key), model, variables, batches)
 
 
-def _require_transform(init):
+def _require_transform(what, init):
     """Refuses what is no transform, `lagrange` without its parentheses say."""
-    require_callable("init", init)
+    require_callable(what, init)
     try:
         inspect.signature(init).bind(None, None, None, None)
     except TypeError:
         name = getattr(init, "__name__", repr(init))
         raise TypeError(
-            "expected init as an init transform, a function of (key, model, variables, "
-            f"batches); got {name}, which takes other arguments. Is it {name}(...), "
-            "with parentheses?"
+            f"expected {what} as an init transform, a function of (key, model, "
+            f"variables, batches); got {name}, which takes other arguments. Is it "
+            f"{name}(...), with parentheses?"
         ) from None
     except ValueError:  # a signature that Python does not know
         return

@@ -20,7 +20,7 @@ from lagrange_jax import (
     transforms,
 )
 from lagrange_jax.initializers import class_means, heads, negative_mean
-from lagrange_jax.training import mlp_objective
+from lagrange_jax.training import mlp_objective, resolve_head, resolved_objective
 
 __all__ = ["ELSEWHERE", "ENTRIES"]
 
@@ -54,6 +54,8 @@ class MLP(nn.Module):
 
 MODEL, CLASSES = (lj.linen.as_model(MLP(k), jnp.zeros((2, D))) for k in (1, 3))
 
+TAPPED = lj.linen.as_model(MLP(), jnp.zeros((2, D)), tap_mode="training")
+
 
 def head(constraint, data):
     return lj.solve_least_squares(data, constraint)
@@ -82,6 +84,21 @@ def trained(optimizer, key, strength, inputs, targets, objective=None):
         num_epochs=2,
         batch_size=None if objective else 10,
         objective=objective,
+    )
+    return train(key, strength)
+
+
+def resolved(key, strength, inputs, targets):
+    parts = resolved_objective(TAPPED, resolve_head(0.1))
+    train = lj.make_train(
+        TAPPED,
+        optax.losses.squared_error,
+        lambda strength: optax.masked(l2(strength), parts.mask),
+        parts.init,
+        lj.Batch(inputs, targets),
+        num_epochs=2,
+        batch_size=10,
+        objective=parts.objective,
     )
     return train(key, strength)
 
@@ -225,6 +242,7 @@ ENTRIES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         lambda *arguments: trained(l2, *arguments, objective=tanh_mlp()),
         TRAINED,
     ),
+    "training.resolved_objective": (resolved, TRAINED),
     "transforms.prox_l1": (partial(trained, proximal), TRAINED),
     "transforms.prox_elastic_net": (
         partial(updated, transforms.prox_elastic_net(0.1, 0.1, 0.1)),
@@ -282,6 +300,7 @@ ELSEWHERE = {
     "initializers.initialize",
     "initializers.negative_mean",
     "training.make_objective",
+    "training.resolve_head",
     "training.run_grid",
     # Read and written on the host.
     "solvers.check",

@@ -410,14 +410,15 @@ ELSEWHERE = {
     "take nothing": "disable_scheduler",
     "take functions and optimisers": "make_objective with_penalty",
     "an inner step, of cross_validated_norm": "choose_norm",
-    "losses, tested with theirs": "from_function huber ordinal poisson quantile "
-    "sigmoid softmax squared_error",
+    "losses, tested with theirs": "from_function gaussian huber ordinal poisson "
+    "quantile sigmoid softmax squared_error ordinal_thresholds",
     "as get_layer and set_layer": "get_head set_head",
     "as lagrange": "zero_head",
     "without arguments": "disable_scheduler",
     "have refusals of their own": "choose_without_validation stein_risk",
     "have tests of their refusals": "convert_strength extrapolate_strength loss_curves "
-    "class_means heads kernel_covariance laplace predict predict_logits",
+    "class_means heads kernel_covariance laplace predict predict_logits "
+    "negative_log_laplace_evidence resolve_head resolved_objective",
     "inside a mapped axis only": "all_reduce_moments",
     "writes what to_rows yields": "write_csv",
     "read any pytree": "check summarize",
