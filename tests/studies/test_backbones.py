@@ -277,7 +277,7 @@ def test_another_depth_or_number_of_classes_is_refused():
         load(CifarResNet(14), state)
     with pytest.raises(ValueError, match="6 m"):
         shapes_of(CifarResNet(21))
-    with pytest.raises(ValueError, match=r"\[18, 34, 50\], got 101"):
+    with pytest.raises(ValueError, match=r"\[18, 20, 34, 50\], got 101"):
         shapes_of(ImageNetResNet(101))
 
 
