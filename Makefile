@@ -83,7 +83,7 @@ else
 check-newest: .venv-newest/.installed
 	.venv-newest/bin/python -m pip list | \
 		grep -E "^(jax|flax|optax|numpy) "
-	.venv-newest/bin/python $(PYTEST) $(CORE:%=tests/unit/test_%.py)
+	.venv-newest/bin/python $(PYTEST) -m "not slow" $(CORE:%=tests/unit/test_%.py)
 endif
 
 # The newest packages of the day it is made; `make clean` asks for newer ones.
