@@ -93,9 +93,10 @@ def _runner(module: nnx.Module, kwargs: Mapping[str, Any], training: bool) -> An
     graph, params, random, other, state = nnx.split(module, *_KINDS)
 
     def call(module, *args, **kwargs):
-        # A store of captures among the numbers of a list cannot pass a lifted loop.
+        # A store of captures among the numbers of a list cannot pass a lifted loop. In
+        # newer versions of Flax there is none.
         for _, child in [*nnx.iter_modules(module)]:
-            if isinstance(child, nnx.List):
+            if isinstance(child, nnx.List) and hasattr(child, "__captures__"):
                 del child.__captures__
         return module(*args, **kwargs)
 
