@@ -7,7 +7,11 @@ had been compiled before.
 import pytest
 
 SLOW = {
-    "test_clients": ("test_a_grid_of_clients_starts_from_solved_heads",),
+    "test_certificate": ("test_raw_columns_in_single_precision_are_as_in_double",),
+    "test_clients": (
+        "test_a_grid_of_clients_starts_from_solved_heads",
+        "test_head_is_solved_and_the_network_trains_on",
+    ),
     "test_center": (
         "test_a_network_keeps_near_the_head_it_has",
         "test_a_stream_and_a_path_about_a_head",
@@ -31,6 +35,7 @@ SLOW = {
         "test_devices_and_chunks_change_no_result",
         "test_devices_never_speak_to_each_other",
     ),
+    "test_grid_program": ("test_members_without_a_solved_head_are_told",),
     "test_initializers": (
         "test_a_stream_equals_arrays",
         "test_an_ensemble_by_vmap_is_a_loop_over_seeds",
@@ -42,6 +47,7 @@ SLOW = {
         "test_features_kept_or_computed_anew",
         "test_sequence_heads_count_positions",
     ),
+    "test_least_squares": ("test_jit_equals_eager",),
     "test_losses": (
         "test_a_function_that_is_not_convex_has_no_certificate",
         "test_joint_thresholds_are_those_of_scipy",
@@ -52,6 +58,7 @@ SLOW = {
         "test_softmax_is_of_the_last_axis",
         "test_weights_of_tokens_and_ignored_labels_are_a_cut",
     ),
+    "test_mlp_grid": ("test_the_lagrangian_head_is_solved_for_inside_the_grid",),
     "test_norm_path": ("test_path_equals_single_solves",),
     "test_posterior": (
         "test_intervals_of_a_logistic_regression_cover_as_promised",
@@ -64,6 +71,9 @@ SLOW = {
     "test_properties": (
         "test_a_head_is_certified_or_has_a_status",
         "test_parameters_are_solved_or_left_alone",
+    ),
+    "test_sharding": (
+        "test_only_moments_travel_and_memory_does_not_grow_with_the_examples",
     ),
     "test_several_heads": (
         "test_pixels_are_rows_of_a_flat_problem",
