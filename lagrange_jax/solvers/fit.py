@@ -155,8 +155,7 @@ class _Problem(NamedTuple):
 
     def risk(self):
         spectrum = self.statistics.spectrum
-        k = spectrum.cross.shape[1]
-        return make_risk(self.batches, self.loss, k, spectrum.count, spectrum.mean_x)
+        return make_risk(self.batches, self.loss, spectrum.count, spectrum.mean_x)
 
     def evaluate(self, risk, kernel, bias):
         """The loss and its gradient, zero in what is fixed of the bias."""

@@ -30,7 +30,7 @@ from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.losses.record import Loss, bend
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.solvers.convex import read_loss
-from lagrange_jax.solvers.risk import read_batch, split_inputs
+from lagrange_jax.solvers.risk import read_logits, split_inputs
 from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.types import Batch
 
@@ -131,11 +131,7 @@ def _add_mean(state, batch):
 def _add_curvature(use_bias, state, batch: Batch, kernel, bias, mean_x, loss):
     """Adds the Hessian of a batch, output by output."""
     k, dtype = len(bias), kernel.dtype
-    example = read_batch(batch, loss, k, dtype)
-    rows = example.features - mean_x[None]
-    logits = dot(rows, kernel) + bias[None]
-    if example.offset is not None:
-        logits = logits + example.offset
+    rows, logits, example = read_logits(batch, (kernel, bias), mean_x, loss)
     if use_bias:
         rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), dtype)], 1)
     weighted = rows if example.weights is None else example.weights[:, None] * rows

@@ -180,13 +180,11 @@ def mean_loss(
     batch: Batch, loss: Loss, head: HeadSolution, batch_size: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns mean loss and accuracy of a head; nan where nothing has weight."""
-    d, k = head.kernel.shape
     count = len(batch.targets) if batch.weights is None else batch.weights.sum()
     risk = make_risk(
         in_blocks(batch, batch_size),
         loss,
-        k,
         jnp.asarray(count, head.kernel.dtype),
-        jnp.zeros(d, head.kernel.dtype),
+        jnp.zeros(len(head.kernel), head.kernel.dtype),
     ).evaluate(head.kernel, head.bias)
     return risk.loss, risk.accuracy

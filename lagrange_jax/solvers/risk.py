@@ -23,6 +23,7 @@ __all__ = [
     "make_risk",
     "of_outputs",
     "read_batch",
+    "read_logits",
 ]
 
 # A loss that bends downwards by this part of its mean curvature is not convex.
@@ -131,83 +132,91 @@ def _where_used(used, array):
     return jnp.where(used, array, jnp.zeros((), array.dtype))
 
 
+def read_logits(
+    batch: Batch, head: tuple[Array, Array], mean_x: Float[Array, " d"], loss: Loss
+) -> tuple[Float[Array, "n d"], Float[Array, "n b"], Example]:
+    """Returns centred features, logits, and the batch as the loss reads it.
+
+    Args:
+      batch: as `read_batch` takes it.
+      head: kernel, and bias at the centre.
+      mean_x: the centre, taken from the features.
+      loss: the loss.
+    """
+    kernel, bias = head
+    example = read_batch(batch, loss, kernel.shape[1], mean_x.dtype)
+    features = example.features - mean_x[None]
+    logits = dot(features, kernel) + bias[None]
+    if example.offset is not None:
+        logits += example.offset
+    return features, logits, example
+
+
 def make_risk(
-    batches: Batches,
-    loss: Loss,
-    num_outputs: int,
-    count: Float[Array, ""],
-    mean_x: Float[Array, " d"],
+    batches: Batches, loss: Loss, count: Float[Array, ""], mean_x: Float[Array, " d"]
 ) -> RiskFunctions:
     """Returns the mean loss of a head as functions.
 
     Args:
       batches: as `read_batch` takes them.
       loss: the loss.
-      num_outputs: k.
       count: total weight of the examples.
       mean_x: what is taken from the features.
 
     Returns:
       The `RiskFunctions`.
     """
-    dtype = mean_x.dtype
-
-    def rows(batch, head, mean_x, loss):
-        example = read_batch(batch, loss, num_outputs, dtype)
-        features = example.features - mean_x[None]
-        logits = dot(features, head[0]) + head[1][None]
-        if example.offset is not None:
-            logits += example.offset
-        return features, logits, example
-
-    def weigh(weights, array):
-        return array if weights is None else weights[:, None] * array
-
-    def evaluate_batch(state, batch, head, mean_x, loss):
-        features, logits, example = rows(batch, head, mean_x, loss)
-        losses, slopes = losses_and_slopes(loss, logits, example.targets)
-        hits = jnp.zeros_like(losses)
-        if loss.kind.is_right is not None:
-            hits = loss.kind.is_right(loss.parameters, logits, example.targets)
-        losses = weigh(example.weights, jnp.stack([losses, hits.astype(dtype)], 1))
-        slopes = weigh(example.weights, slopes)
-        loss_sum, hit_sum = losses.sum(0)
-        pull = dot(features.T, of_outputs(slopes, num_outputs))
-        sums = Risk(loss_sum, pull, slopes.sum(0), hit_sum)
-        return jax.tree.map(jnp.add, state, sums)
-
-    def multiply_batch(state, batch, head, direction, mean_x, loss):
-        features, logits, example = rows(batch, head, mean_x, loss)
-        change = dot(features, direction[0]) + direction[1][None]
-        bent = bend(loss, logits, example.targets, change)
-        bent = weigh(example.weights, bent)
-        sums = dot(features.T, of_outputs(bent, num_outputs)), bent.sum(0)
-        return jax.tree.map(jnp.add, state, sums)
-
-    def bend_batch(state, batch, head, mean_x, loss):
-        _, logits, example = rows(batch, head, mean_x, loss)
-        signs = jax.random.rademacher(jax.random.key(1), logits.shape, dtype)
-        bent = jnp.sum(signs * bend(loss, logits, example.targets, signs), 1)
-        if example.weights is not None:
-            bent = jnp.where(example.weights > 0, bent, 0)
-        lowest, total = state
-        return jnp.minimum(lowest, bent.min()), total + jnp.abs(bent).sum()
-
-    def is_concave(kernel, bias):
-        zero = jnp.zeros((), dtype)
-        state = batches.fold(bend_batch, (zero, zero), (kernel, bias), mean_x, loss)
-        lowest, total = state
-        return lowest < -CONCAVE * total / count
+    zero = jnp.zeros((), mean_x.dtype)
+    mean = partial(jax.tree.map, lambda x: x / count)
 
     def evaluate(kernel, bias):
-        zero = jnp.zeros((), dtype)
         zeros = Risk(zero, jnp.zeros_like(kernel), jnp.zeros_like(bias), zero)
-        sums = batches.fold(evaluate_batch, zeros, (kernel, bias), mean_x, loss)
-        return jax.tree.map(lambda x: x / count, sums)
+        return mean(batches.fold(_add_risk, zeros, (kernel, bias), mean_x, loss))
 
     def multiply(head, direction):
         zeros = jax.tree.map(jnp.zeros_like, head)
-        sums = batches.fold(multiply_batch, zeros, head, direction, mean_x, loss)
-        return jax.tree.map(lambda x: x / count, sums)
+        return mean(batches.fold(_add_product, zeros, head, direction, mean_x, loss))
+
+    def is_concave(kernel, bias):
+        found = batches.fold(_add_bends, (zero, zero), (kernel, bias), mean_x, loss)
+        lowest, total = found
+        return lowest < -CONCAVE * total / count
 
     return RiskFunctions(evaluate, multiply, is_concave)
+
+
+def _add_risk(state, batch, head, mean_x, loss):
+    features, logits, example = read_logits(batch, head, mean_x, loss)
+    losses, slopes = losses_and_slopes(loss, logits, example.targets)
+    hits = jnp.zeros_like(losses)
+    if loss.kind.is_right is not None:
+        hits = loss.kind.is_right(loss.parameters, logits, example.targets)
+    both = jnp.stack([losses, hits.astype(losses.dtype)], 1)
+    loss_sum, hit_sum = _weigh(example, both).sum(0)
+    slopes = _weigh(example, slopes)
+    pull = dot(features.T, of_outputs(slopes, head[0].shape[1]))
+    sums = Risk(loss_sum, pull, slopes.sum(0), hit_sum)
+    return jax.tree.map(jnp.add, state, sums)
+
+
+def _add_product(state, batch, head, direction, mean_x, loss):
+    features, logits, example = read_logits(batch, head, mean_x, loss)
+    change = dot(features, direction[0]) + direction[1][None]
+    bent = _weigh(example, bend(loss, logits, example.targets, change))
+    sums = dot(features.T, of_outputs(bent, head[0].shape[1])), bent.sum(0)
+    return jax.tree.map(jnp.add, state, sums)
+
+
+def _add_bends(state, batch, head, mean_x, loss):
+    """The lowest second derivative along a random direction, and the sum of sizes."""
+    _, logits, example = read_logits(batch, head, mean_x, loss)
+    signs = jax.random.rademacher(jax.random.key(1), logits.shape, logits.dtype)
+    bent = jnp.sum(signs * bend(loss, logits, example.targets, signs), 1)
+    if example.weights is not None:
+        bent = jnp.where(example.weights > 0, bent, 0)
+    lowest, total = state
+    return jnp.minimum(lowest, bent.min()), total + jnp.abs(bent).sum()
+
+
+def _weigh(example, rows):
+    return rows if example.weights is None else example.weights[:, None] * rows

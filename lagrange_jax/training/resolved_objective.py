@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from lagrange_jax._checks import require_count, require_kind
 from lagrange_jax.initializers.rows import head_rows, output_shape, tap_head
 from lagrange_jax.models.params import HeadArrays, get_head, set_head
-from lagrange_jax.training.objective import Objective, make_objective
+from lagrange_jax.training.objective import Objective, make_objective, mean_loss
 from lagrange_jax.training.resolver import Resolver, ResolverState, resolve_head
 from lagrange_jax.transforms.masks import head_only
-from lagrange_jax.types import InitTransform, Model
+from lagrange_jax.types import Batch, InitTransform, Model
 
 __all__ = ["COLLECTION", "ResolvedObjective", "resolved_objective"]
 
@@ -126,13 +126,9 @@ def _solve(resolver: Resolver, memory: ResolverState, rows):
     targets = rows.targets if rows.offset is None else rows.targets - rows.offset
     state = resolver.update(memory, rows.features, targets, rows.weights)
     kernel, bias = state.head
-    errors = rows.features @ kernel + (0 if bias is None else bias[None]) - targets
-    losses = jnp.sum(errors**2, 1)
-    if rows.weights is None:
-        return jnp.mean(losses), state
-    weights = rows.weights.astype(losses.dtype)
-    used, total = jnp.where(weights > 0, weights * losses, 0).sum(), weights.sum()
-    return used / jnp.where(total > 0, total, 1), state
+    outputs = rows.features @ kernel + (0 if bias is None else bias[None])
+    batch = Batch(rows.features, targets, rows.weights)
+    return mean_loss(_squared_error, outputs, batch), state
 
 
 def _split(variables):
