@@ -1,33 +1,23 @@
-"""Init transforms: random baselines and LSUV, and what applies any of them.
+"""Init transforms: random baselines and LSUV, and how they are composed.
 
 An `InitTransform` is a pure function `(key, model, variables, batches) ->
-(variables, info)`. `chain` composes them; `initialize` draws the model's own random
-parameters and applies one.
+(variables, info)`.
 """
 
 import dataclasses
-import functools
 import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, orthogonal
-from jax.sharding import Mesh
 
 from lagrange_jax._checks import (
     require_callable,
-    require_count,
-    require_key,
-    require_kind,
     require_shapes,
 )
-from lagrange_jax._compile import jit_once
-from lagrange_jax._progress import announce
-from lagrange_jax.batches import as_batch, as_batches, is_arrays
 from lagrange_jax.initializers.rows import at_least_float32
-from lagrange_jax.initializers.sharded import initialize_on_mesh, transform_key
-from lagrange_jax.initializers.static import Function, as_static
+from lagrange_jax.initializers.static import Function
 from lagrange_jax.models.params import (
     HeadArrays,
     get_head,
@@ -35,14 +25,15 @@ from lagrange_jax.models.params import (
     set_head,
     set_layer,
 )
-from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
+from lagrange_jax.types import Batches, InitTransform
 
 __all__ = [
+    "by_head",
     "chain",
-    "initialize",
     "lsuv",
     "reinitialize",
     "require_batches",
+    "require_transform",
 ]
 
 
@@ -56,7 +47,7 @@ def chain(*transforms: InitTransform) -> InitTransform:
       An init transform whose info is the tuple of their infos, in order.
     """
     for transform in transforms:
-        _require_transform("transform", transform)
+        require_transform("transform", transform)
     return _Chain(transforms)
 
 
@@ -66,7 +57,7 @@ class _Chain:
 
     @property
     def by_head(self):
-        return any(map(_by_head, self.transforms))
+        return any(map(by_head, self.transforms))
 
     def __call__(self, key, model, variables, batches):
         infos = []
@@ -200,76 +191,7 @@ def require_batches(batches: Batches | None, name: str) -> Batches:
     return batches
 
 
-def initialize(
-    key: Key,
-    model: Model,
-    init: InitTransform,
-    data: Any = None,
-    *,
-    mesh: Mesh | None = None,
-    eval_batch_size: int = 1024,
-) -> tuple[Variables, Any]:
-    """Draws a model's parameters and applies an init transform.
-
-    With arrays everything runs in one jitted call, and `jax.vmap` over keys (or
-    over inputs, targets, weights) gives an ensemble. With an iterable the pass over
-    the data is a Python loop of jitted steps, so that a data set of any length
-    streams through.
-
-    With a mesh the examples are spread over its devices, and over processes: one
-    all-reduce of moments, and every device solves for the same head, that of all
-    examples. Transforms that ask for one batch, such as `lsuv`, then see the first one
-    of the first device or process; networks that are random as they are tapped draw
-    anew on each.
-
-    Args:
-      key: PRNG key, the same on every process; decides the random parameters and every
-        random choice.
-      model: made by `linen.as_model` or `nnx.as_model`.
-      init: an init transform.
-      data: `(inputs, targets)` or `(inputs, targets, weights)` arrays, or an
-        iterable of such tuples. May be None for transforms that need no data. With a
-        mesh: this process's share, or global arrays from `shard_batch`.
-      mesh: devices that share the examples; None means this process's default one.
-      eval_batch_size: examples in one forward pass, on each device, when `data` is
-        arrays.
-
-    Returns:
-      The variables, like those of the module's own `init`, and the transform's info;
-      with a mesh on every device of it for arrays, on each process for an iterable.
-
-    Raises:
-      ValueError: if data are missing or do not fit the model or the mesh, or with a
-        mesh the transform folds something that is not `Moments`; the sentence says how.
-
-    Example:
-      >>> inputs = jax.random.normal(jax.random.key(0), (64, 3))
-      >>> targets = inputs[:, :1] ** 2
-      >>> model = lj.linen.as_model(nn.Sequential([nn.Dense(16), nn.Dense(1)]), inputs)
-      >>> kaiming = lj.reinitialize(jax.nn.initializers.he_normal())
-      >>> init = lj.chain(kaiming, lj.lagrange())
-      >>> key = jax.random.key(1)
-      >>> variables, info = lj.initialize(key, model, init, (inputs, targets))
-      >>> lj.check(info)  # raises if a head could not be solved
-    """
-    require_key(key)
-    require_kind("model", model, Model)
-    _require_transform("init", init)
-    require_count("eval_batch_size", eval_batch_size)
-    with announce(lambda: "initialising a network"):
-        if mesh is not None and data is not None:
-            return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
-        # Compiled as `jax.jit(module.init)` is: the network's own bits.
-        variables = jax.jit(model.init)(key)
-        if data is None or is_arrays(data):
-            batch = None if data is None else as_batch(data, by_head=_by_head(init))
-            given = key, variables, batch, model
-            return _initialize(*given, as_static(init), eval_batch_size)
-        batches = as_batches(data, by_head=_by_head(init))
-        return init(transform_key(key), model, variables, batches)
-
-
-def _require_transform(what, init):
+def require_transform(what, init):
     """Refuses what is no transform, `lagrange` without its parentheses say."""
     require_callable(what, init)
     try:
@@ -285,16 +207,6 @@ def _require_transform(what, init):
         return
 
 
-def _by_head(init):
+def by_head(init):
     """Whether a transform reads a dictionary of targets."""
     return getattr(init, "by_head", False)
-
-
-@functools.partial(jit_once, static_argnames=("model", "init", "eval_batch_size"))
-def _initialize(key, variables, batch, model, init, eval_batch_size):
-    batches = (
-        None
-        if batch is None
-        else as_batches(batch, eval_batch_size, by_head=isinstance(batch.targets, dict))
-    )
-    return init(transform_key(key), model, variables, batches)

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from lagrange_jax._checks import require_callable, require_count, require_kind
 from lagrange_jax._compile import warn_of_scheduler
-from lagrange_jax.initializers.transforms import chain, initialize
+from lagrange_jax.initializers.apply import initialize
+from lagrange_jax.initializers.transforms import chain
 from lagrange_jax.models.params import get_layer
 from lagrange_jax.training._examples import (
     Data,

@@ -13,8 +13,8 @@ from sklearn.linear_model import RidgeCV
 import lagrange_jax.models.linen
 from lagrange_jax.bounds import Problem
 from lagrange_jax.constraints.from_data import at_strength
+from lagrange_jax.initializers.apply import initialize
 from lagrange_jax.initializers.lagrange import lagrange
-from lagrange_jax.initializers.transforms import initialize
 from lagrange_jax.numerics.parabola import parabola_minimum
 from lagrange_jax.ridge.criteria import gcv, leave_one_out
 from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
