@@ -96,6 +96,8 @@ class HeadLayout(NamedTuple):
       output_axes: axes of the kernel that together make k, in order.
       output_shape: trailing axes of the network's output that make k.
       bias_scale: the network adds `bias_scale` times the bias.
+      is_shifted: whether the network puts out the head's outputs plus one number a
+        row, as `log_softmax` does; a loss has to be blind to that number.
     """
 
     kernel: Path
@@ -104,6 +106,7 @@ class HeadLayout(NamedTuple):
     output_axes: tuple[int, ...] = (1,)
     output_shape: tuple[int, ...] = ()
     bias_scale: float = 1.0
+    is_shifted: bool = False
 
 
 class Model(NamedTuple):

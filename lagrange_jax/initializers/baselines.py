@@ -138,13 +138,13 @@ class _ClassMeans:
     def plan(self, key, model, variables, first) -> Plan:
         """What the transform wants of one pass over the examples."""
         d, k = get_head(model, variables).kernel.shape
-        dtype, axes = moment_dtype(model, variables, first), output_shape(model, k)
+        loss, dtype = as_loss("cross_entropy", k), moment_dtype(model, variables, first)
+        axes = output_shape(model, k, loss)
         if len(axes) > 1:
             raise ValueError(
                 "class_means expects a network that puts out one row of classes; got "
                 f"outputs [..., {', '.join(map(str, axes))}]."
             )
-        loss = as_loss("cross_entropy", k)
 
         def step(state, batch, variables):
             moments, key = state

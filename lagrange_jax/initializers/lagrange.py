@@ -234,7 +234,8 @@ def _center(center, kernel, dtype):
 
 def _convex(options: _Options, key, model, variables, first) -> Plan:
     kernel, bias = get_head(model, variables)
-    k, axes = kernel.shape[1], output_shape(model, kernel.shape[1])
+    k = kernel.shape[1]
+    axes = output_shape(model, k, options.loss)
     tap_key, fold_key = jax.random.split(key)
     loss = along_last_axis(options.loss, axes)
     dtype = moment_dtype(model, variables, first)

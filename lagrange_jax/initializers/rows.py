@@ -42,9 +42,27 @@ def tap_head(model: Model, variables: Variables, inputs: Any, key: Key) -> Tap:
     return model.taps(variables, inputs, key)[model.head]
 
 
-def output_shape(model: Model, num_outputs: int) -> tuple[int, ...]:
-    """Returns the trailing axes of the network's output that make up the head's k."""
-    layout = model.layout
+def output_shape(
+    model: Model, num_outputs: int, loss: Loss | None = None
+) -> tuple[int, ...]:
+    """Returns the trailing axes of the network's output that make up the head's k.
+
+    Args:
+      model: the network.
+      num_outputs: k.
+      loss: what the head is solved for; None for the squared error.
+
+    Raises:
+      ValueError: the network puts out log-probabilities, and that matters to the loss.
+    """
+    layout, is_blind = model.layout, loss is not None and loss.kind.is_shift_invariant
+    if layout is not None and layout.is_shifted and not is_blind:
+        name = "squared error" if loss is None else f"the loss {loss.kind.name!r}"
+        raise ValueError(
+            "the network puts out log-probabilities: the outputs of its head, less one "
+            f"number a row. That leaves cross-entropy as it is, but not {name}; take "
+            "loss='cross_entropy', or return the outputs of the head (logits)."
+        )
     return (num_outputs,) if layout is None else layout.output_shape or (num_outputs,)
 
 

@@ -90,7 +90,7 @@ def _agrees(model, variables, placed, first, key, loss, read_rows):
     tap = tap_head(model, variables, first.inputs, key)
     kernel, bias = get_head(model, placed)
     dtype = at_least_float32(kernel, first.targets)
-    axes = output_shape(model, kernel.shape[1])
+    axes = output_shape(model, kernel.shape[1], loss)
     rows = read_rows(tap, first, axes, dtype=dtype)
     expected = dot(rows.features.astype(dtype), kernel.astype(dtype))
     if bias is not None:

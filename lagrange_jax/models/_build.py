@@ -160,8 +160,9 @@ def _make_taps(model: Model, head: Head, forward: Any) -> Any:
 
     def plain(variables, inputs, key):
         outputs, taps = forward(variables, inputs, key)
-        features = shaped(taps[head.path].inputs, outputs)
-        return taps, Tap(features, shaped(outputs, outputs))
+        own = taps[head.path]
+        outputs = own.outputs if layout.is_shifted else outputs
+        return taps, Tap(shaped(own.inputs, outputs), shaped(outputs, outputs))
 
     def with_offset(variables, inputs, key):
         old = get_head(model, variables)

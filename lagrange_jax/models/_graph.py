@@ -7,10 +7,11 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-__all__ = ["Graph", "Tail", "depends", "is_affine", "make_graph", "make_tail", "reach"]
+__all__ = ["Graph", "Tail", "depends", "is_affine", "make_graph", "make_tail", "reach", "unshifted"]
 
 # Calls that only group steps; what they hold is looked at step by step.
 _GROUPS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2")
+_COPIES = ("convert_element_type", "copy")
 
 
 class _Step(NamedTuple):
@@ -100,6 +101,36 @@ def reach(graph: Graph, sources: Iterable[int]) -> set[int]:
         if not found.isdisjoint(step.names):
             found.update(step.outputs)
     return found
+
+
+def unshifted(graph: Graph, output: int) -> int:
+    """Returns the value that an output is made of by adding one number a row.
+
+    `log_softmax(z)` is z minus its maximum minus a logarithm, one number each.
+    """
+    made = {step.outputs[0]: step for step in graph.steps}
+
+    def is_of_rows(x):
+        if not isinstance(x, int):
+            return False
+        shape, step = graph.avals[x].shape, made.get(x)
+        if shape[-1:] == (1,):
+            return True
+        if step is None or step.equation.primitive.name != "broadcast_in_dim":
+            return False
+        axes = step.equation.params["broadcast_dimensions"]
+        return len(shape) - 1 not in axes or is_of_rows(step.inputs[0])
+
+    while output in made and graph.avals[output].shape[-1:] not in ((), (1,)):
+        step = made[output]
+        name, (value, *others) = step.equation.primitive.name, step.inputs
+        if name == "add" and is_of_rows(value):
+            value, others = others[0], [value]
+        is_shift = name in ("add", "sub") and is_of_rows(others[0])
+        if not isinstance(value, int) or not (is_shift or name in _COPIES):
+            break
+        output = value
+    return output
 
 
 class Tail(NamedTuple):

@@ -7,7 +7,7 @@ that the layer's inputs are the features is checked on random values.
 
 from typing import Any, NamedTuple
 
-from lagrange_jax.models._graph import Graph, is_affine, make_tail, reach
+from lagrange_jax.models._graph import Graph, is_affine, make_tail, reach, unshifted
 from lagrange_jax.models._layout import Sample, fit_layout
 from lagrange_jax.types import HeadLayout, Path
 
@@ -98,7 +98,16 @@ def examine(trace: Trace, kernel: Path) -> Head:
     given = [] if tap is None or is_tied else [tap[0]]
     tail = make_tail(graph, [*arrays, *given], trace.output)
     if not is_affine(graph, tail, arrays):
-        raise NotAHead(_blame(trace, name, tap, is_tied, arrays))
+        bare = trace._replace(output=unshifted(graph, trace.output))
+        if bare.output == trace.output:
+            raise NotAHead(_blame(trace, name, tap, is_tied, arrays))
+        found = examine(bare, kernel)
+        if not found.is_tapped:
+            raise NotAHead(
+                f"the network normalises the output of head {name!r}, which does not "
+                "let its inputs out (log-probabilities?)"
+            )
+        return found._replace(layout=found.layout._replace(is_shifted=True))
     found = fit_layout(Sample(graph, tail, arrays, given), kernel, bias)
     if found is None and bias is not None:
         # Its share varies from row to row: it stays as it is, part of the offset.

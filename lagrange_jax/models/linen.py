@@ -77,7 +77,8 @@ def as_model(
     connection) that do not depend on W. A head may be any array of weights that the
     output is affine in: a dense layer or one over several axes, a convolution, an
     `Einsum`, a parameter of one's own. Where its features cannot be seen (inside a
-    loop, say) they are taken from the derivative of the output.
+    loop, say) they are taken from the derivative of the output. Where the network
+    normalises it, by `log_softmax` say, the head is solved for by cross-entropy alone.
 
     *Inputs.* In a batch, inputs are one argument of the module, of any structure. A
     tuple holds positional arguments where the module takes several, and a dictionary

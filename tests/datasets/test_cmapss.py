@@ -230,6 +230,21 @@ def test_an_altered_cell_of_the_real_file_is_refused(tmp_path):
     assert len(read_subset(tmp_path, "FD001")["train"]) == 100
 
 
+@real
+@every_subset
+def test_the_numbers_decide_and_not_the_blanks(subset, tmp_path):
+    for kind in ("train", "test", "RUL"):
+        packed = Path(DATA, "cmapss", f"{kind}_{subset}.txt.gz").read_bytes()
+        lines = [line.rstrip() for line in gzip.decompress(packed).splitlines()]
+        # Without the blanks at the ends of lines, as many repositories hold it.
+        (tmp_path / f"{kind}_{subset}.txt").write_bytes(b"\n".join(lines))
+    engines = read_subset(tmp_path, subset)
+    assert len(engines["train"]) == COUNTS[subset][1]
+    rows = np.concatenate([e.sensors for e in engines["train"]])
+    expected = oracle_rows("train", subset)[:, 5:].astype(np.float32)
+    np.testing.assert_array_equal(rows, expected)
+
+
 # Tiny data sets in NASA's layout.
 
 

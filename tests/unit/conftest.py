@@ -11,6 +11,7 @@ SLOW = {
     "test_clients": (
         "test_a_grid_of_clients_starts_from_solved_heads",
         "test_head_is_solved_and_the_network_trains_on",
+        "test_log_probabilities_are_solved_for_as_logits",
     ),
     "test_center": (
         "test_a_network_keeps_near_the_head_it_has",

@@ -169,6 +169,33 @@ def test_solved_head_has_the_least_loss(end, key):
     np.testing.assert_allclose(loss, info.objective, rtol=tolerance)
 
 
+def offset_and_normalised(_, h, x):
+    logits = dense(h) + x[..., :K]
+    return logits - jax.scipy.special.logsumexp(logits, axis=-1, keepdims=True)
+
+
+NORMALISED = {
+    "log_softmax": lambda _, h, x: jax.nn.log_softmax(dense(h)),
+    "half precision": lambda _, h, x: jax.nn.log_softmax(
+        dense(h, dtype=jnp.bfloat16).astype(jnp.float32)
+    ),
+    "with an offset": offset_and_normalised,
+}
+
+
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_log_probabilities_are_those_of_the_head(kind, key):
+    model, variables, x = build(NORMALISED[kind])
+    tap = jax.jit(model.taps)(variables, x, key)[model.head]
+    logits = tap.outputs if tap.offset is None else tap.outputs + tap.offset
+    found = jax.nn.log_softmax(logits.astype(jnp.float32))
+    np.testing.assert_allclose(found, model.apply(variables, x), atol=1e-5)
+    kernel, bias = get_head(model, variables)
+    outputs = np.asarray(tap.inputs) @ np.asarray(kernel) + np.asarray(bias)
+    tolerance = 3e-2 if kind == "half precision" else 1e-5
+    np.testing.assert_allclose(tap.outputs, outputs, atol=tolerance)
+
+
 def shifted(logits):
     return logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
 
@@ -176,7 +203,14 @@ def shifted(logits):
 REFUSED = {
     "soft cap": (lambda _, h, x: 30 * jnp.tanh(dense(h) / 30), r"follows it|\(tanh\)"),
     "softmax": (lambda _, h, x: jax.nn.softmax(dense(h)), "exp"),
-    "log-softmax": (lambda _, h, x: jax.nn.log_softmax(dense(h)), "follows it"),
+    "log-softmax of a scaled head": (
+        lambda _, h, x: jax.nn.log_softmax(2 * dense(h)),
+        "normalises the output of head 'head'",
+    ),
+    "log-softmax of other axes": (
+        lambda _, h, x: jax.nn.log_softmax(dense(h), axis=0),
+        "follows it",
+    ),
     "hidden from the derivative": (
         lambda _, h, x: shifted(dense(h)),
         "affine in head",

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
+import scipy.special
 from flax import linen as nn
 from flax import nnx, struct
 from flax.training import train_state
@@ -334,12 +336,36 @@ def test_variables_go_back_into_an_nnx_optimizer(name):
     assert np.isfinite(after) and after != before
 
 
-def test_log_probabilities_are_no_head():
+def test_log_probabilities_are_solved_for_as_logits(key):
     """Flax's PPO normalises its policy inside of the network."""
-    with pytest.raises(
-        ValueError, match=r"not linear \(.*exp, log\) follows it.*logits"
-    ):
-        lj.linen.as_model(ActorCritic(), ROWS, output=0)
+    model = lj.linen.as_model(ActorCritic(), ROWS, output=0)
+    labels = np.arange(N) % 4
+    init = lj.lagrange(
+        lj.constraints.fixed_norm(4.0, per_output=False), loss="cross_entropy"
+    )
+    variables, info = lj.initialize(key, model, init, (ROWS, labels))
+    lj.check(info)
+    log_p = np.asarray(model.apply(variables, ROWS), np.float64)
+    np.testing.assert_allclose(np.exp(log_p).sum(1), 1, rtol=1e-5)
+    loss = -log_p[np.arange(N), labels].mean()
+    np.testing.assert_allclose(loss, info.objective, rtol=1e-5)
+
+    # Among heads of this norm the optimum is that of the penalty at its multiplier.
+    features = np.asarray(model.taps(variables, ROWS, key)[model.head].inputs, float)
+
+    def penalised(head):
+        kernel, bias = head[:32].reshape(8, 4), head[32:]
+        log_p = scipy.special.log_softmax(features @ kernel + bias, axis=1)
+        loss = -log_p[np.arange(N), labels].mean()
+        return loss + float(info.multiplier) * (kernel**2).sum()
+
+    best = scipy.optimize.minimize(penalised, np.zeros(36), tol=1e-10)
+    wanted = best.fun - float(info.multiplier) * 4.0
+    np.testing.assert_allclose(loss, wanted, rtol=1e-4)
+
+    for blind in (lj.lagrange(), lj.zero_head()):
+        with pytest.raises(ValueError, match="log-probabilities.*cross-entropy"):
+            lj.initialize(key, model, blind, (ROWS, np.eye(4)[labels]))
 
 
 @pytest.mark.parametrize("name", ["resnet", "mamba2"])
