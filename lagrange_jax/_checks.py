@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "as_real",
     "require_callable",
     "require_count",
     "require_key",
@@ -21,6 +22,16 @@ __all__ = [
     "require_record",
     "require_shapes",
 ]
+
+
+def as_real(name: str, value: Any) -> Any:
+    """Returns an array of real numbers as it is, and nested sequences as an array.
+
+    Raises:
+      TypeError: if it is no array of real numbers.
+    """
+    require_real(name, value)
+    return value if hasattr(value, "dtype") else jnp.asarray(value)
 
 
 def require_real(name: str, value: Any, *, floating: bool = False) -> tuple[int, ...]:
@@ -100,7 +111,9 @@ def require_key(key: Any) -> None:
         )
 
 
-def require_shapes(dims: dict[str, str], arrays: dict[str, Any], **sizes: int) -> None:
+def require_shapes(
+    dims: dict[str, str], arrays: dict[str, Any], **sizes: int
+) -> list[Any]:
     """Refuses arrays whose shapes do not agree with one another.
 
     Args:
@@ -108,6 +121,9 @@ def require_shapes(dims: dict[str, str], arrays: dict[str, Any], **sizes: int) -
         star stands for any number of axes.
       arrays: by name, the arrays; None stands for an argument left out.
       **sizes: sizes of axes that are known beforehand.
+
+    Returns:
+      The arrays, nested sequences among them as arrays.
 
     Raises:
       TypeError: if one is no array of real numbers.
@@ -129,6 +145,7 @@ def require_shapes(dims: dict[str, str], arrays: dict[str, Any], **sizes: int) -
                 f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes
             )
             raise ValueError(f"expected {name} of shape [{known}]; got {list(shape)}.")
+    return [x if x is None else as_real(name, x) for name, x in arrays.items()]
 
 
 def require_record(name: str, value: Any, kind: type) -> None:

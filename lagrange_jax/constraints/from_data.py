@@ -169,6 +169,8 @@ class _StrengthNorm:
         choice = choose_strength(spectrum, criterion, per_output=self.per_output)
         norm = norm_of_strength(spectrum, choice.strength)
         norm = norm if self.per_output else norm.sum()
+        # Without a value there is no choice: the status says so.
+        norm = jnp.where(jnp.isnan(choice.value), jnp.nan, norm)
         return jnp.where(choice.edge == 1, 0, norm)
 
 

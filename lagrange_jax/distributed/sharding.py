@@ -94,7 +94,8 @@ def sharded_moments(
     """
     require_kind("mesh", mesh, Mesh)
     arrays = dict(features=features, targets=targets, weights=weights)
-    require_shapes(dict(features="n d", targets="n k", weights="n"), arrays)
+    dims = dict(features="n d", targets="n k", weights="n")
+    features, targets, weights = require_shapes(dims, arrays)
     check_rows(targets, mesh)
     return _sharded_moments(features, targets, weights, mesh)
 

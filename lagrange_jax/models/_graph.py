@@ -7,7 +7,16 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-__all__ = ["Graph", "Tail", "depends", "is_affine", "make_graph", "make_tail", "reach", "unshifted"]
+__all__ = [
+    "Graph",
+    "Tail",
+    "depends",
+    "is_affine",
+    "make_graph",
+    "make_tail",
+    "reach",
+    "unshifted",
+]
 
 # Calls that only group steps; what they hold is looked at step by step.
 _GROUPS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2")

@@ -12,6 +12,7 @@ References:
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 from lagrange_jax._checks import require_shapes
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.ridge.path import (
+    of_examples,
     ridge_loss,
     shrinkage,
     shrunk_inverse,
@@ -63,7 +65,7 @@ def leave_one_out_errors(
     """
     require_spectrum(spectrum)
     d, k = spectrum.cross.shape
-    _check_rows(features, targets, weights, d=d, k=k)
+    features, targets, weights = _read_rows(features, targets, weights, d=d, k=k)
     spectrum = lax.stop_gradient(spectrum)
     inverse = shrunk_inverse(spectrum, strength)
     rotated = dot(features - spectrum.mean_x[None], spectrum.eigenvectors)
@@ -96,9 +98,8 @@ def leave_one_out(
       pytree, to be handed through `jax.jit`. For a single number of each strength
       take the sum over outputs.
     """
-    _check_rows(features, targets, weights)
-    features, targets = jnp.asarray(features), jnp.asarray(targets)
-    return Partial(_mean_squared, features, targets, weights)
+    rows = jax.tree.map(jnp.asarray, _read_rows(features, targets, weights))
+    return Partial(_mean_squared, *rows)
 
 
 def gcv(
@@ -116,7 +117,7 @@ def gcv(
 
     Returns:
       An estimate of the mean squared error on new data; infinite where the fit uses
-      up all examples.
+      up all examples, NaN where the weights add up to one at most: they are shares.
 
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
@@ -127,13 +128,13 @@ def gcv(
     slack = (free + unfitted.sum(0)) / count
     loss = ridge_loss(spectrum, strength)
     once = _guarded_ratio(loss, slack, len(unfitted))
-    return _guarded_ratio(once, slack, len(unfitted))
+    return of_examples(spectrum, _guarded_ratio(once, slack, len(unfitted)))
 
 
-def _check_rows(features, targets, weights, **sizes):
+def _read_rows(features, targets, weights, **sizes):
     dims = dict(features="n d", targets="n k", weights="n")
     arrays = dict(features=features, targets=targets, weights=weights)
-    require_shapes(dims, arrays, **sizes)
+    return require_shapes(dims, arrays, **sizes)
 
 
 def _mean_squared(features, targets, weights, spectrum, strength):

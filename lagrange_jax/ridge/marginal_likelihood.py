@@ -20,7 +20,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lagrange_jax.ridge.path import multiplier_row, norm_of_strength, ridge_loss
+from lagrange_jax.ridge.path import (
+    multiplier_row,
+    norm_of_strength,
+    of_examples,
+    ridge_loss,
+)
 from lagrange_jax.statistics.spectrum import Spectrum, require_spectrum
 
 __all__ = ["Evidence", "evidence", "negative_log_evidence"]
@@ -58,7 +63,8 @@ def evidence(
       strength: greater than zero, `[]` or one an output `[k]`.
 
     Returns:
-      The `Evidence`.
+      The `Evidence`; NaN where the weights add up to one at most: they are shares, and
+      nothing tells how many examples there are.
 
     Raises:
       ValueError: if the strength is neither a scalar nor one an output.
@@ -72,6 +78,7 @@ def evidence(
     penalty = multiplier[0] * norm_of_strength(spectrum, strength)
     scale = 1 / (count - num_biases)
     noise = count * scale * (ridge_loss(spectrum, strength) + penalty)
+    noise = of_examples(spectrum, noise)
     log_fit = (jnp.log(2 * jnp.pi * noise) + 1) / scale
     s = jnp.maximum(spectrum.eigenvalues, 0)[:, None]
     log_volume = jnp.sum(jnp.log1p(s / multiplier), axis=0)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -31,6 +32,7 @@ __all__ = [
     "degrees_of_freedom",
     "multiplier_to_strength",
     "norm_of_strength",
+    "of_examples",
     "ridge_loss",
     "ridge_path",
     "solve_ridge",
@@ -180,7 +182,17 @@ def degrees_of_freedom(
     """
     require_spectrum(spectrum)
     taken = jnp.sum(1 - shrinkage(lax.stop_gradient(spectrum), strength), axis=0)
-    return taken.reshape(jnp.shape(strength))
+    return taken.reshape(np.shape(strength))
+
+
+def of_examples(spectrum: Spectrum, values: Float[Array, " k"]) -> Float[Array, " k"]:
+    """Returns what depends on the number of examples; NaN where weights are shares.
+
+    Weights count examples. They may have been divided by their sum: then they add up to
+    one, and nothing tells how many examples there are.
+    """
+    one = 1 + jnp.finfo(spectrum.count.dtype).eps ** 0.5
+    return jnp.where(spectrum.count > one, values, jnp.nan)
 
 
 def ridge_loss(

@@ -26,6 +26,7 @@ References:
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -125,8 +126,7 @@ def posterior(
         loss = ridge_loss(spectrum, strength)
         noise = jnp.where(freedom > 0, count * loss / freedom, jnp.inf)
     else:
-        shape = jnp.shape(noise_variance)
-        dims = {"noise_variance": "k" if shape else ""}
+        dims = {"noise_variance": "k" if np.ndim(noise_variance) else ""}
         require_shapes(dims, {"noise_variance": noise_variance}, k=k)
         noise = jnp.broadcast_to(jnp.asarray(noise_variance, multiplier.dtype), (k,))
     s = jnp.where(spectrum.eigenvalues > spectrum.resolution, spectrum.eigenvalues, 0)

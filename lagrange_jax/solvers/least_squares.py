@@ -231,8 +231,8 @@ def unit_tie_break(
 
 def require_tie_break(tie_break: Any, shape: tuple[int, ...]) -> None:
     """Refuses a tie-break of another shape than the kernel."""
-    if tie_break is not None and require_real("tie_break", tie_break) != shape:
+    found = shape if tie_break is None else require_real("tie_break", tie_break)
+    if found != shape:
         raise ValueError(
-            f"expected a tie_break of shape {shape} (features, outputs); got "
-            f"{tie_break.shape}."
+            f"expected a tie_break of shape {shape} (features, outputs); got {found}."
         )

@@ -59,7 +59,8 @@ _MESSAGES = {
     ),
     Status.INVALID_NORM: (
         "The norm constraint is not a positive finite number. Check the gain or the "
-        "norm_sq of the constraint."
+        "norm_sq of the constraint; one that counts examples (evidence, gcv) has none "
+        "where their weights add up to one."
     ),
     Status.NOT_CONVERGED: (
         "The solver did not reach its tolerance. Rescale features or targets, or "

@@ -50,10 +50,7 @@ def decompose_gram(
     """
     dims = dict(features="n d", targets="n k", weights="n")
     arrays = dict(features=features, targets=targets, weights=weights)
-    require_shapes(dims, arrays)
-    return _decompose(
-        jnp.asarray(features), jnp.asarray(targets), weights, use_bias=use_bias
-    )
+    return _decompose(*require_shapes(dims, arrays), use_bias=use_bias)
 
 
 @jax.jit(static_argnames="use_bias")

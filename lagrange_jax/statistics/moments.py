@@ -21,7 +21,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float
 
-from lagrange_jax._checks import require_real, require_record, require_shapes
+from lagrange_jax._checks import as_real, require_record, require_shapes
 from lagrange_jax.statistics._blocked import blocked_moments
 
 __all__ = [
@@ -238,6 +238,8 @@ def compute_moments(
       >>> print(moments.count, moments.mean_x)
       3.0 [2. 3.]
     """
+    features, targets = as_real("features", features), as_real("targets", targets)
+    weights = None if weights is None else as_real("weights", weights)
     _check_shapes(features, targets, weights)
     dtype = _accumulation_dtype(features, targets)
     features, targets = (jnp.asarray(x).astype(dtype) for x in (features, targets))
@@ -257,10 +259,6 @@ def _accumulation_dtype(*arrays):
 
 
 def _check_shapes(features, targets, weights):
-    for name, value in dict(features=features, targets=targets).items():
-        require_real(name, value)
-    if weights is not None:
-        require_real("weights", weights)
     if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
         raise ValueError(
             "expected features [n, d] and targets [n, k] with the same n; got "

@@ -163,13 +163,13 @@ def require_confidence(confidence_level: float) -> None:
 
 def _check(sizes, best):
     require_kind("best", best, BestStrength)
-    require_real("sizes", sizes)
+    found = require_real("sizes", sizes)
     shape = jnp.shape(best.strength)
     fields = {jnp.shape(x) for x in best if x is not None}
-    if len(shape) != 2 or fields != {shape} or jnp.shape(sizes) != shape[:1]:
+    if len(shape) != 2 or fields != {shape} or found != shape[:1]:
         raise ValueError(
             "expected sizes [sizes] and best strengths [sizes, seeds]; got "
-            f"{jnp.shape(sizes)} and {sorted(fields)}. For more axes use jax.vmap."
+            f"{found} and {sorted(fields)}. For more axes use jax.vmap."
         )
     if len(sizes) < 2:
         raise ValueError(f"expected two sizes at least; got {len(sizes)}.")

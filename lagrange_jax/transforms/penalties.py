@@ -199,6 +199,7 @@ def elastic_net_penalty(
     """
 
     def value(zero: jax.Array, w: jax.Array, s1: jax.Array, s2: jax.Array) -> jax.Array:
+        w = jnp.asarray(w)
         require_fit(w, s1, s2)
         return zero + jnp.sum(s1 * jnp.abs(w) + 0.5 * s2 * w**2)
 

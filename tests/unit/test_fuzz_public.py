@@ -330,6 +330,7 @@ def bends(value: Any):
         values = VALUES if np.issubdtype(value.dtype, np.floating) else {}
         for name, bend in (SHAPES | KINDS | values).items():
             yield name, bend(value), name not in VALUES
+        yield "lists", value.tolist(), False
     elif isinstance(value, int):  # a number of something
         for name, bend in (KINDS | VALUES).items():
             yield name, bend(float(value)), True

@@ -21,7 +21,9 @@ from lagrange_jax.ridge.marginal_likelihood import negative_log_evidence
 from lagrange_jax.ridge.path import solve_ridge
 from lagrange_jax.ridge.selection import choose_strength
 from lagrange_jax.solvers.least_squares import solve_least_squares
-from lagrange_jax.solvers.solution import Status
+from lagrange_jax.solvers.solution import Status, check
+from lagrange_jax.statistics.moments import compute_moments
+from lagrange_jax.statistics.spectrum import decompose
 from lagrange_jax.types import Batch
 from tests.unit.test_ridge import BIAS, ROUTES, spectrum_of
 
@@ -140,6 +142,29 @@ def test_data_that_call_for_no_head_get_a_kernel_of_zero():
     assert solution.status == Status.SUCCESS
     assert not np.any(solution.kernel) and not np.any(solution.gap_bound)
     np.testing.assert_allclose(solution.bias, nothing.mean(0), atol=1e-6)
+
+
+@CRITERIA
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_that_add_up_to_one_count_no_examples(x64, name, criterion, dtype):
+    features, targets = map(jnp.asarray, wide_noise(dtype=dtype))
+    shares = jnp.full(len(features), 1 / len(features), dtype)
+    counts = jnp.full(len(features), 2, dtype)
+    spectra = [
+        decompose(compute_moments(features, targets, weights))
+        for weights in (shares, counts)
+    ]
+    assert np.isnan(choose_strength(spectra[0], criterion).value)
+    head = solve_least_squares(spectra[0], at_strength(name))
+    assert head.status == Status.INVALID_NORM
+    with pytest.raises(ValueError, match="counts examples"):
+        check(head)
+    # Leaving one out needs no number of examples: shares are as good as counts.
+    strengths = [
+        choose_strength(spectrum, leave_one_out(features, targets, weights)).strength
+        for spectrum, weights in zip(spectra, (shares, counts), strict=True)
+    ]
+    np.testing.assert_allclose(*strengths, rtol=1e-2)
 
 
 def test_leave_one_out_needs_the_examples(x64):

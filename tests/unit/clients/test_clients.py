@@ -364,7 +364,7 @@ def test_log_probabilities_are_solved_for_as_logits(key):
     np.testing.assert_allclose(loss, wanted, rtol=1e-4)
 
     for blind in (lj.lagrange(), lj.zero_head()):
-        with pytest.raises(ValueError, match="log-probabilities.*cross-entropy"):
+        with pytest.raises(ValueError, match=r"log-probabilities.*cross-entropy"):
             lj.initialize(key, model, blind, (ROWS, np.eye(4)[labels]))
 
 
