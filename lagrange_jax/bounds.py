@@ -48,6 +48,9 @@ class Constraint(NamedTuple):
         the mean variance of the features; or `"feature_variance"` with the diagonal of
         S in its place, as if the features were standardised: the two agree where
         features are uncorrelated. A constant feature counts as one of mean variance.
+        With `"output_variance"` columns that are collinear to rounding (duplicates,
+        one-hot codes) end `INACCURATE`: that norm does not keep a head from making much
+        of what tells them apart. Leave one of them out, or take another metric.
     """
 
     radius_sq: Callable[[Problem], Float[Array, "*k"]]

@@ -85,7 +85,7 @@ def status_of(
     rows: Mapping[str, Array],
     *,
     tolerance: Float[Array, ""] | float,
-    norm_tolerance: Float[Array, ""] | float,
+    norm_tolerance: Float[Array, "*k"] | float,
     unit: Float[Array, ""],
 ) -> Int[Array, ""]:
     """Returns the first thing that went wrong, causes before their effects.
@@ -94,7 +94,7 @@ def status_of(
       causes: what is wrong with the problem, in the order in which it is told.
       rows: fields of a `HeadSolution`.
       tolerance: of the relative KKT residual.
-      norm_tolerance: of the relative error of the norm.
+      norm_tolerance: of the relative error of each norm.
       unit: variance of the targets or loss, the larger one: what `gap_bound` is
         compared with.
     """

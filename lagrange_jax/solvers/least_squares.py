@@ -32,6 +32,7 @@ from lagrange_jax.solvers.implicit import without_derivative
 from lagrange_jax.solvers.quadratic import (
     certificate,
     metric_norm_sq,
+    norm_rounding,
     objective,
     quadratic_status,
 )
@@ -188,6 +189,7 @@ def _solve(whole, spectrum, norm_sq, tie_break, center, relation, metric):
         spectrum, wanted, relation, tie_break
     )
     reached = metric_norm_sq(spectrum, kernel, wanted, metric)
+    rounding = norm_rounding(spectrum, kernel, wanted, metric) / wanted
     known = None if center is None else _size_of_targets(whole, center)
     rows = dict(
         multiplier=multiplier,
@@ -207,7 +209,10 @@ def _solve(whole, spectrum, norm_sq, tie_break, center, relation, metric):
         objective=objective(whole, kernel),
         **{name: value.reshape(norm_sq.shape) for name, value in rows.items()},
     )
-    return HeadSolution(**solution, status=quadratic_status(whole, usable, solution))
+    status = quadratic_status(
+        whole, usable, solution, lax.stop_gradient(rounding).reshape(norm_sq.shape)
+    )
+    return HeadSolution(**solution, status=status)
 
 
 def _size_of_targets(spectrum, center):

@@ -34,6 +34,7 @@ __all__ = [
     "certificate",
     "inside_of",
     "metric_norm_sq",
+    "norm_rounding",
     "objective",
     "quadratic_status",
 ]
@@ -113,7 +114,8 @@ def certificate(
         bound = _bound_of_variance(spectrum, inside, lowest - slack, norm_sq, error)
     # The multiplier is the price of norm, and the norm is met to rounding.
     reached = metric_norm_sq(spectrum, kernel, norm_sq, metric)
-    slip = jnp.abs(reached - norm_sq) + 4 * eps * len(cross) ** 0.5 * norm_sq
+    rounding = norm_rounding(spectrum, kernel, norm_sq, metric)
+    slip = jnp.abs(reached - norm_sq) + 4 * eps * len(cross) ** 0.5 * rounding
     bound = bound + jnp.abs(multiplier) * slip
     return dict(
         stationarity=relative_residual(residual, size),
@@ -214,7 +216,10 @@ def _quadratic(spectrum, kernel):
 
 
 def quadratic_status(
-    spectrum: Spectrum, usable: Bool[Array, "1 m"], solution: Mapping[str, Array]
+    spectrum: Spectrum,
+    usable: Bool[Array, "1 m"],
+    solution: Mapping[str, Array],
+    rounding: Float[Array, "*k"],
 ) -> Int[Array, ""]:
     """Returns the status of a least-squares head.
 
@@ -222,6 +227,7 @@ def quadratic_status(
       spectrum: the problem.
       usable: whether each wanted norm is a finite number and not negative.
       solution: fields of a `HeadSolution`.
+      rounding: of each norm, as `norm_rounding` returns it, relative to the norm.
     """
     eps: Any = _eps(spectrum)
     causes = {
@@ -241,7 +247,7 @@ def quadratic_status(
         causes,
         solution,
         tolerance=STATIONARITY_TOLERANCE * eps,
-        norm_tolerance=NORM_TOLERANCE * eps,
+        norm_tolerance=NORM_TOLERANCE * eps * rounding,
         unit=jnp.maximum(unit, solution["objective"]),
     )
 
@@ -267,3 +273,19 @@ def metric_norm_sq(
         return column_length(kernel, like) ** 2
     product = kernel * covariance_times(spectrum, kernel)
     return column_sum(product, like) / mean_variance(spectrum)
+
+
+def norm_rounding(
+    spectrum: Spectrum,
+    kernel: Float[Array, "d k"],
+    norm_sq: Float[Array, "1 m"],
+    metric: Metric,
+) -> Float[Array, "1 m"]:
+    """Returns what the rounding of a norm is relative to: the sum of its terms.
+
+    That of the output's variance cancels where features are nearly collinear.
+    """
+    if metric == "euclidean":
+        return norm_sq
+    terms = column_variances(spectrum)[:, None] * kernel**2
+    return jnp.maximum(column_sum(terms, norm_sq) / mean_variance(spectrum), norm_sq)

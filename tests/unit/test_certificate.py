@@ -41,6 +41,38 @@ def test_a_general_convex_loss():
         np.testing.assert_allclose(found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("slip", "dtype", "status"),
+    [
+        (1e-2, np.float32, lj.Status.SUCCESS),
+        (1e-4, np.float64, lj.Status.SUCCESS),
+        (1e-4, np.float32, lj.Status.INACCURATE),
+    ],
+)
+def test_nearly_collinear_columns_and_the_variance_of_outputs(x64, slip, dtype, status):
+    # What tells two columns apart is half of the targets, however little it is.
+    rng = np.random.default_rng(0)
+    columns, noise = rng.normal(size=(200, 4)), rng.normal(size=(200, 1))
+    features = np.c_[columns, columns[:, :1] + slip * noise].astype(dtype)
+    targets = (columns[:, 1:2] + noise).astype(dtype)
+    moments = lj.compute_moments(jnp.asarray(features), jnp.asarray(targets))
+    norm_sq = 0.5
+    head = lj.solve_least_squares(moments, fixed_norm(norm_sq, metric=VARIANCE))
+    assert head.status == status
+
+    x, t = (np.asarray(a, float) - np.mean(a, 0, float) for a in (features, targets))
+    best = x @ np.linalg.lstsq(x, t, rcond=None)[0]
+    wanted = norm_sq * x.var(0).mean()
+    scale = np.sqrt(wanted / best.var())
+    least = ((t - scale * best) ** 2).mean()
+    gap = ((t - x @ np.asarray(head.kernel, float)) ** 2).mean() - least
+    assert gap <= float(head.gap_bound[0])
+    if status == lj.Status.INACCURATE:
+        assert gap > 1e-2 * t.var()
+    else:
+        np.testing.assert_allclose(gap, 0, atol=1e-3 * t.var())
+
+
 def table(dtype):
     """Columns like those of a housing table; deviations over four decades."""
     rng = np.random.default_rng(0)
