@@ -15,7 +15,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from flax import linen as nn
@@ -32,6 +32,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Returns logits of images."""
         for width in (16, 32, 64):
             x = nn.relu(nn.Conv(width, (3, 3), strides=(2, 2))(x))
         return nn.Dense(10)(x.mean((1, 2)))
@@ -42,7 +43,7 @@ class Case(NamedTuple):
 
     network: Any
     shape: tuple[int, ...]
-    loss: str
+    loss: Literal["squared_error", "cross_entropy"]
 
 
 MLP = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.relu, nn.Dense(10)])
