@@ -44,6 +44,7 @@ def make_result(seed, validation, method="kaiming"):
     return results.Result(
         method=method,
         scale=1.0,
+        rate=1e-3,
         seed=seed,
         twin="",
         norm_sq=1.0,
@@ -71,9 +72,9 @@ def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
     )
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
-    assert cells["| Kaiming"][4:6] == ["2.00 ± 0.00", "0 ± 0"]
-    assert cells["| Xavier"][4:6] == ["1.00 ± 0.00", "50 ± 0"]
-    assert cells["| LeCun"][4:6] == ["not reached (1 of 3)"] * 2
+    assert cells["| Kaiming"][5:7] == ["2.00 ± 0.00", "0 ± 0"]
+    assert cells["| Xavier"][5:7] == ["1.00 ± 0.00", "50 ± 0"]
+    assert cells["| LeCun"][5:7] == ["not reached (1 of 3)"] * 2
     # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
     assert cells["| Xavier"][-2] == "11.0 ± 2.5"
 

@@ -26,7 +26,7 @@ class Config:
         targets 0..125, 125 on 0..1.
       epochs: passes over the training windows.
       evaluations: measurements of the validation loss in an epoch.
-      learning_rate: of Adam.
+      learning_rates: of Adam; tables and figures show each method at its best one.
       batch_size: windows in a training step.
       max_engines: engines used for training, at most; 0 for all.
     """
@@ -37,7 +37,7 @@ class Config:
     target_scales: tuple[float, ...] = (125.0, 1.0)
     epochs: int = 10
     evaluations: int = 2
-    learning_rate: float = 1e-3
+    learning_rates: tuple[float, ...] = (1e-3,)
     batch_size: int = 512
     max_engines: int = 0
 

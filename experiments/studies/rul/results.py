@@ -1,9 +1,9 @@
 """Results of the RUL study as tables, from the record alone."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Result(NamedTuple):
     Attributes:
       method: name of the initialisation.
       scale: what the targets were divided by.
+      rate: learning rate.
       seed: the seed.
       twin: the method that began with the same head and was trained instead, or "".
       norm_sq: squared norm of the head's kernel before training.
@@ -41,6 +42,7 @@ class Result(NamedTuple):
 
     method: str
     scale: float
+    rate: float
     seed: int
     twin: str
     norm_sq: float
@@ -57,10 +59,13 @@ Results = dict[tuple[str, float], list[Result]]
 
 
 def read_results(folder: Path) -> Results:
-    """Returns the results of every method and target scale, by seed."""
+    """Returns the results of every method and target scale, by seed, at its best rate.
+
+    Best is the lowest validation loss of a run, on average over the seeds.
+    """
     rows = {row["name"]: row for row in record.read_rows(folder)}
     arrays = record.read_arrays(folder)
-    results = defaultdict(list)
+    results: Any = defaultdict(lambda: defaultdict(list))
     order = list(METHODS)
     for row in sorted(
         rows.values(), key=lambda row: (order.index(row["method"]), row["seed"])
@@ -70,10 +75,11 @@ def read_results(folder: Path) -> Results:
             name: arrays[f"{trained['name']}/{name}"]
             for name in ("epochs", "validation", "train", "head")
         }
-        results[row["method"], row["scale"]].append(
+        results[row["method"], row["scale"]][row["rate"]].append(
             Result(
                 method=row["method"],
                 scale=row["scale"],
+                rate=row["rate"],
                 seed=row["seed"],
                 twin=trained["method"] if row["same_as"] else "",
                 norm_sq=row["norm_sq"],
@@ -83,7 +89,14 @@ def read_results(folder: Path) -> Results:
                 **curve,
             )
         )
-    return dict(results)
+    return {key: _best_rate(by_rate.values()) for key, by_rate in results.items()}
+
+
+def _best_rate(runs: Iterable[list[Result]]) -> list[Result]:
+    """Of the rates that were run on all seeds so far."""
+    runs = list(runs)
+    seeds = max(len(some) for some in runs)
+    return min((some for some in runs if len(some) == seeds), key=_mean_best)
 
 
 def _epochs_to_reference(results: Results, result: Result, scale: float) -> float:
@@ -123,6 +136,7 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
     def over_seeds(value: Callable[[Result], float], form: str) -> str:
         return interval([value(x) for x in some], form)
 
+    yield f"{some[0].rate:g}"
     yield f"{np.mean([x.norm_sq for x in some]):.3g}"
     yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
@@ -159,6 +173,7 @@ def _header(scales: Sequence[float]) -> list[str]:
     both = [f"saving against {LABELS[REFERENCE]}'s best scale, %"]
     return [
         "initialisation",
+        "learning rate",
         "norm² of the head",
         "initial training RMSE",
         "initial validation RMSE",

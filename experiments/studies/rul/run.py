@@ -44,7 +44,7 @@ class Problem(NamedTuple):
       validation: windows of the engines held out.
       test: the last window of each test engine.
       model: the network.
-      optimizer: the optimiser.
+      optimizer: Adam, whose state holds the learning rate.
       fit: from `make_fit`.
       predict: from `make_predict`.
     """
@@ -60,9 +60,10 @@ class Problem(NamedTuple):
 
 
 @functools.cache
-def _make_compiled(config: Config) -> dict[str, Any]:
+def _make_compiled() -> dict[str, Any]:
     model = as_model(RulCNN(), np.zeros((2, WINDOW, len(USUAL_SENSORS)), np.float32))
-    optimizer = optax.adam(config.learning_rate)
+    # The rate is a part of the state: one program serves all rates.
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
     return {
         "model": model,
         "optimizer": optimizer,
@@ -88,7 +89,7 @@ def _load(config: Config, seed: int, *, data_dir: str | None) -> Problem:
     train, is_train, validation = jax.tree.map(
         jnp.asarray, (train, is_train, splits.validation)
     )
-    return Problem(train, is_train, validation, splits.test, **_make_compiled(config))
+    return Problem(train, is_train, validation, splits.test, **_make_compiled())
 
 
 def _initialize(problem: Problem, method: str, seed: int, scale: float):
@@ -110,14 +111,16 @@ def _loss(problem: Problem, params, data: Dataset, scale: float, weights=None):
     return float(jnp.average((predicted - data.targets) ** 2, weights=weights))
 
 
-def _train(config: Config, problem: Problem, params: Any, seed: int, scale: float):
+def _train(config: Config, problem: Problem, params: Any, row: dict[str, Any]):
     """Returns the trained parameters and the curve."""
+    seed, scale = row["seed"], row["scale"]
     n, size = int(problem.is_train.sum()), config.batch_size
     stretch = max(round(n / size / config.evaluations), 1)
     stretches = -(-config.epochs * n // (size * stretch))
     batches = shuffled_batches(seed, n, size, stretches * stretch)
     windows, targets = problem.train.inputs, problem.train.targets / scale
-    state = problem.optimizer.init(params)
+    state: Any = problem.optimizer.init(params)
+    state.hyperparams["learning_rate"] = jnp.float32(row["rate"])
 
     def measure(epochs, train_loss):
         validation = _loss(problem, params, problem.validation, scale)
@@ -154,16 +157,11 @@ def _test_results(problem: Problem, params: Any, scale: float) -> dict[str, floa
     }
 
 
-def row_name(method: str, scale: float, seed: int) -> str:
-    """Returns the name of a row and the prefix of its arrays."""
-    return f"{method}/scale={scale:g}/seed={seed}"
-
-
 def _find_twin(folder: Path, row: dict[str, Any], head: np.ndarray) -> str | None:
     """Returns the method whose solved head is this one, if it has been trained."""
     arrays = record.read_arrays(folder)
     for other in record.read_rows(folder):
-        same = all(other[x] == row[x] for x in ("seed", "scale"))
+        same = all(other[x] == row[x] for x in ("seed", "scale", "rate"))
         if not same or "multiplier" not in other or other["same_as"]:
             continue
         first = arrays[f"{other['name']}/head"][0]
@@ -182,7 +180,7 @@ def _run_row(config: Config, problem: Problem, folder: Path, row: dict[str, Any]
     row["same_as"] = "multiplier" in row and _find_twin(folder, row, _head(params))
     if row["same_as"]:
         return row
-    params, curve = _train(config, problem, params, row["seed"], row["scale"])
+    params, curve = _train(config, problem, params, row)
     arrays = {
         f"{row['name']}/{field}": array.astype(np.float32)
         for field, array in curve._asdict().items()
@@ -201,12 +199,13 @@ def _record_landscape(problem: Problem, folder: Path, seed: int) -> None:
 
 
 def _rows(config: Config) -> Iterator[dict[str, Any]]:
-    """Yields the rows: all seeds of one method before the next method."""
-    for method, seed, scale in itertools.product(
-        config.methods, config.seeds, config.target_scales
+    """Yields the rows: all methods on one seed before the next seed."""
+    for seed, method, scale, rate in itertools.product(
+        config.seeds, config.methods, config.target_scales, config.learning_rates
     ):
-        name = row_name(method, scale, seed)
-        yield {"name": name, "method": method, "scale": scale, "seed": seed}
+        name = f"{method}/scale={scale:g}/rate={rate:g}/seed={seed}"
+        row = {"method": method, "scale": scale, "rate": rate, "seed": seed}
+        yield {"name": name, **row}
 
 
 def _check_methods(config: Config) -> None:
