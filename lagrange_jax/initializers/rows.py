@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lagrange_jax.losses.record import Loss
+from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
 from lagrange_jax.types import Batch, Key, Model, Tap, Variables
 
-__all__ = ["IGNORED", "Rows", "at_least_float32", "head_rows", "tap_head"]
+__all__ = [
+    "IGNORED",
+    "Rows",
+    "at_least_float32",
+    "head_rows",
+    "output_shape",
+    "tap_head",
+    "total_loss",
+]
 
 # The label by which text models mark a token that does not count.
 IGNORED = -100
@@ -126,6 +134,28 @@ def head_rows(
         return x if dtype is None or not is_float else x.astype(dtype)
 
     return jax.tree.map(cast, Rows(features, targets, weights, offset))
+
+
+def total_loss(
+    loss: Loss | None, rows: Rows, outputs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the sum of the losses of the rows that count, and of their weights.
+
+    Args:
+      loss: the loss; None for the squared error.
+      rows: from `head_rows`; offsets are a part of the outputs.
+      outputs: `[n, k]`.
+    """
+    if loss is None:
+        values = jnp.sum((outputs - rows.targets) ** 2, axis=1)
+    else:
+        targets = read_targets(loss, rows.targets, outputs.shape[1], outputs.dtype)
+        values = losses_and_slopes(loss, outputs, targets.values)[0]
+    if rows.weights is None:
+        return values.sum(), jnp.asarray(len(values), values.dtype)
+    weights = rows.weights.astype(values.dtype)
+    # A row of weight zero must not matter even where its loss is not finite.
+    return jnp.where(weights > 0, weights * values, 0).sum(), weights.sum()
 
 
 def _require_floating(targets, num_outputs):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from lagrange_jax.initializers.rows import (
     IGNORED,
-    Rows,
     at_least_float32,
     head_rows,
     output_shape,
     tap_head,
+    total_loss,
 )
-from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
+from lagrange_jax.losses.record import Loss
 from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.solvers.solution import Status, is_usable
@@ -26,14 +26,6 @@ __all__ = ["place_head"]
 _AGREEMENT = 1e-3
 # Rounding of a network's output, in units of eps of its coarsest numbers.
 _ROUNDING = 8
-
-
-def _losses(loss, rows, outputs):
-    """The loss of every row."""
-    if loss is None:
-        return jnp.sum((outputs - rows.targets) ** 2, axis=1)
-    targets = read_targets(loss, rows.targets, outputs.shape[1], outputs.dtype)
-    return losses_and_slopes(loss, outputs, targets.values)[0]
 
 
 def place_head(
@@ -101,23 +93,19 @@ def _agrees(model, variables, placed, first, key, loss, read_rows):
         found, _ = model.apply_train(placed, first.inputs, key)
     else:
         found = model.apply(placed, first.inputs)
-    size = jnp.sqrt(_mean(rows, jnp.sum(expected**2, axis=1)))
+    nothing = rows._replace(targets=jnp.zeros_like(expected))
+    size = jnp.sqrt(_mean(*total_loss(None, nothing, expected)))
     rounding = _eps(tap.inputs.dtype, kernel.dtype, found.dtype) * _ROUNDING * size
-    wanted = _mean(rows, _losses(loss, rows, expected))
+    wanted = _mean(*total_loss(loss, rows, expected))
     found = found.reshape(expected.shape).astype(dtype)
-    found = _mean(rows, _losses(loss, rows, found))
+    found = _mean(*total_loss(loss, rows, found))
     share = 2 * jnp.sqrt(jnp.abs(wanted)) if loss is None else 2.0
     allowed = _AGREEMENT * jnp.abs(wanted) + rounding * (share + rounding)
     return jnp.abs(found - wanted) <= allowed
 
 
-def _mean(rows: Rows, values: jax.Array) -> jax.Array:
-    if rows.weights is None:
-        return jnp.mean(values)
-    weights = rows.weights.astype(values.dtype)
-    total = jnp.sum(weights)
-    values = jnp.where(weights > 0, weights * values, 0)
-    return jnp.sum(values) / jnp.where(total > 0, total, 1)
+def _mean(total, weight):
+    return total / jnp.where(weight > 0, weight, 1)
 
 
 def _eps(*dtypes: Any) -> float:

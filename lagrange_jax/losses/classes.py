@@ -176,6 +176,15 @@ def _softmax_slope(p, logits, targets):
     return targets.sum(1, keepdims=True) * probabilities - targets
 
 
+def _softmax_curvature(p):
+    # diag(p) - p p^T of probabilities p has no eigenvalue above one half.
+    return 0.5 * _largest(p.class_weights)
+
+
+def _largest(weights):
+    return 1.0 if weights is None else jnp.max(jnp.asarray(weights))
+
+
 def _softmax_bend(p, logits, targets, direction):
     probabilities = _softmax(logits)[1]
     mean = jnp.sum(probabilities * direction, 1, keepdims=True)
@@ -202,6 +211,7 @@ SOFTMAX = Kind(
     "softmax",
     value=_softmax_value,
     slope=_softmax_slope,
+    curvature=_softmax_curvature,
     bend=_softmax_bend,
     read=_read_softmax,
     start=_softmax_start,
@@ -236,6 +246,11 @@ def _sigmoid_slope(p, logits, targets):
     return negatives * jax.nn.sigmoid(logits) - positives * jax.nn.sigmoid(-logits)
 
 
+def _sigmoid_curvature(p):
+    positive = jnp.maximum(_largest(p.positive_weights), 1)
+    return 0.25 * _largest(p.class_weights) * positive
+
+
 def _sigmoid_bend(p, logits, targets, direction):
     positives, negatives = jnp.split(targets, 2, axis=1)
     spread = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
@@ -259,6 +274,7 @@ SIGMOID = Kind(
     "sigmoid",
     value=_sigmoid_value,
     slope=_sigmoid_slope,
+    curvature=_sigmoid_curvature,
     bend=_sigmoid_bend,
     read=_read_sigmoid,
     start=_sigmoid_start,

@@ -82,6 +82,8 @@ class Kind:
         not fit.
       start: `start(p, means, k) -> Start` from the `TargetMeans`.
       slope: the derivative of `value` in the logits; None: by JAX.
+      curvature: `curvature(p)`, a number that no second derivative of `value` in the
+        logits exceeds; None where there is none.
       bend: `bend(p, logits, targets, direction [n, k]) -> [n, k]`, the second
         derivative times a direction; None: by JAX.
       is_right: `is_right(p, logits, targets) -> [n]`, whether the likeliest class is
@@ -100,6 +102,7 @@ class Kind:
     read: Callable[..., Targets]
     start: Callable[..., Start]
     slope: Callable[..., Array] | None = None
+    curvature: Callable[[Any], Any] | None = None
     bend: Callable[..., Array] | None = None
     is_right: Callable[..., Array] | None = None
     num_outputs: Callable[[Any], int | None] = lambda targets: None

@@ -16,6 +16,7 @@ __all__ = [
     "example_losses",
     "make_objective",
     "mean_loss",
+    "ratio",
     "replace_unweighted",
 ]
 
@@ -59,7 +60,7 @@ def make_objective(
             return jax.tree.map(jnp.add, totals, found)
 
         zeros = (jnp.zeros(()), jnp.zeros(()))
-        return _ratio(*as_batches(batch, eval_batch_size).fold(add, zeros))
+        return ratio(*as_batches(batch, eval_batch_size).fold(add, zeros))
 
     def gradient(variables, batch, key):
         def objective(params):
@@ -77,7 +78,7 @@ def make_objective(
 
 def mean_loss(loss_fn: LossFn, outputs: Any, batch: Batch) -> Float[Array, ""]:
     """Returns the mean loss of a batch, by the weights of its examples."""
-    return _ratio(*_weighted_sum(loss_fn, outputs, batch))
+    return ratio(*_weighted_sum(loss_fn, outputs, batch))
 
 
 def example_losses(loss_fn: LossFn, outputs: Any, targets: Any) -> Float[Array, " n"]:
@@ -148,6 +149,6 @@ def _weighted_sum(loss_fn, outputs, batch):
     return jnp.where(weights > 0, weights * losses, 0).sum(), weights.sum()
 
 
-def _ratio(total, weight):
-    """Mean, or zero where nothing has weight."""
+def ratio(total: Any, weight: Any) -> Float[Array, ""]:
+    """Returns the mean, or zero where nothing has weight."""
     return jnp.where(weight > 0, total, 0) / jnp.where(weight > 0, weight, 1)

@@ -11,12 +11,22 @@ import jax
 import jax.numpy as jnp
 
 from lagrange_jax._checks import require_count, require_kind
-from lagrange_jax.initializers.rows import head_rows, output_shape, tap_head
+from lagrange_jax.batches import as_batches
+from lagrange_jax.initializers.rows import (
+    Rows,
+    head_rows,
+    output_shape,
+    tap_head,
+    total_loss,
+)
+from lagrange_jax.losses.named import as_loss
+from lagrange_jax.losses.record import Loss
+from lagrange_jax.losses.regression import SQUARED_ERROR
 from lagrange_jax.models.params import HeadArrays, get_head, set_head
-from lagrange_jax.training.objective import Objective, make_objective, mean_loss
+from lagrange_jax.training.objective import Objective, ratio
 from lagrange_jax.training.resolver import Resolver, ResolverState, resolve_head
 from lagrange_jax.transforms.masks import head_only
-from lagrange_jax.types import Batch, InitTransform, Model
+from lagrange_jax.types import Batch, InitTransform, Model, Tap
 
 __all__ = ["COLLECTION", "ResolvedObjective", "resolved_objective"]
 
@@ -28,9 +38,9 @@ class ResolvedObjective(NamedTuple):
     """What training needs for a head that is not trained but solved.
 
     Attributes:
-      objective: squared error. Its gradient is that of the body at the solved head,
-        and zero for the head; the variables that it returns hold the head, and its
-        memory in a collection of their own, "resolved_head".
+      objective: the resolver's loss. Its gradient is that of the body at the solved
+        head, and zero for the head; the variables that it returns hold the head, and
+        its memory in a collection of their own, "resolved_head".
       init: the last member of the `chain` of initialisations; it makes the memory.
       mask: from parameters to booleans, true for the body: for `optax.masked`, where
         weight decay or noise would move the head.
@@ -44,10 +54,11 @@ class ResolvedObjective(NamedTuple):
 def resolved_objective(
     model: Model, resolver: Resolver | None = None, *, eval_batch_size: int = 1024
 ) -> ResolvedObjective:
-    r"""Returns squared error with the head of `model` solved at every step.
+    r"""Returns a loss with the head of `model` solved at every step.
 
-    The loss of an example is $\|f(x) - t\|^2$, summed over the outputs; weights of
-    examples count. A head of the last step belongs to the body before its update.
+    It is the mean over the rows of the head (examples, or their positions) of the
+    resolver's loss, $\|f(x) - t\|^2$ say, by the weights of examples; labels of -100
+    do not count. A head of the last step belongs to the body before its update.
 
     Args:
       model: the network, made with `as_model(..., tap_mode="training")`.
@@ -83,10 +94,22 @@ def resolved_objective(
             f"features are those that are trained on; got {model.tap_mode!r}."
         )
     resolver = resolve_head() if resolver is None else resolver
-    plain = make_objective(model, _squared_error, eval_batch_size)
 
     def loss(variables, batch):
-        return plain.loss(_split(variables)[0], batch)
+        variables, memory = _split(variables)
+        kernel = memory.head.kernel
+        axes = output_shape(model, kernel.shape[1])
+
+        def add(totals, block):
+            outputs = model.apply(variables, block.inputs)
+            lead = outputs.shape[: outputs.ndim - len(axes)]
+            outputs = outputs.reshape(*lead, -1)
+            rows = _rows(model, resolver, kernel, Tap(outputs, outputs), block)
+            found = total_loss(_searched(resolver, kernel), rows, rows.features)
+            return jax.tree.map(jnp.add, totals, found)
+
+        zeros = (jnp.zeros(()), jnp.zeros(()))
+        return ratio(*as_batches(batch, eval_batch_size).fold(add, zeros))
 
     def gradient(variables, batch, key):
         variables, memory = _split(variables)
@@ -95,9 +118,7 @@ def resolved_objective(
             given = {**variables, "params": params}
             _, updated = model.apply_train(given, batch.inputs, key)
             tap = tap_head(model, given, batch.inputs, key)
-            kernel = memory.head.kernel
-            axes = output_shape(model, kernel.shape[1])
-            rows = head_rows(tap, batch, axes, dtype=kernel.dtype)
+            rows = _rows(model, resolver, memory.head.kernel, tap, batch)
             value, state = _solve(resolver, memory, rows)
             return value, (updated, state)
 
@@ -117,18 +138,25 @@ def resolved_objective(
     return ResolvedObjective(Objective(loss, gradient), init, mask)
 
 
-def _squared_error(outputs, targets):
-    return (outputs - targets) ** 2
+def _searched(resolver: Resolver, kernel) -> Loss | None:
+    """The loss of so many outputs; None for squared error, which has a closed form."""
+    loss = resolver.loss
+    return None if loss.kind == SQUARED_ERROR else as_loss(loss, kernel.shape[1])
 
 
-def _solve(resolver: Resolver, memory: ResolverState, rows):
+def _rows(model: Model, resolver: Resolver, kernel, tap: Tap, batch: Batch) -> Rows:
+    axes = output_shape(model, kernel.shape[1])
+    loss = _searched(resolver, kernel)
+    return head_rows(tap, batch, axes, loss=loss, dtype=kernel.dtype)
+
+
+def _solve(resolver: Resolver, memory: ResolverState, rows: Rows):
     """Returns the mean loss of a batch at the head that knows it, and the memory."""
-    targets = rows.targets if rows.offset is None else rows.targets - rows.offset
-    state = resolver.update(memory, rows.features, targets, rows.weights)
+    state = resolver.update(memory, *rows)
     kernel, bias = state.head
     outputs = rows.features @ kernel + (0 if bias is None else bias[None])
-    batch = Batch(rows.features, targets, rows.weights)
-    return mean_loss(_squared_error, outputs, batch), state
+    outputs = outputs if rows.offset is None else outputs + rows.offset
+    return ratio(*total_loss(_searched(resolver, kernel), rows, outputs)), state
 
 
 def _split(variables):

@@ -1,4 +1,4 @@
-r"""A head of squared error that is solved anew while the body trains.
+r"""A head that is solved anew while the body trains.
 
 For the body $\theta$ of the moment the best head is the solution of a small linear
 system, so that the body alone is left to be trained, on
@@ -12,12 +12,20 @@ moments of the batches before it, discounted by `decay` a step, steady it. They 
 taken at bodies of the past: with steps of size $\eta$ the features that the memory
 holds are $O(\eta / (1 - \text{decay}))$ old.
 
+Another loss, whose second derivatives are at most h, lies below a parabola of that
+curvature, which touches it at the logit z of the head before and is least at the
+*working target* $z - \ell'(z) / h$. Its head is regressed on these: a step of
+majorisation, which never raises the loss of a full batch for a fixed body, and whose
+fixed point is the optimum of the loss plus $\frac h2 \mu \|W\|^2$.
+
 References:
   G. H. Golub, V. Pereyra, "The differentiation of pseudo-inverses and nonlinear least
   squares problems whose variables separate", SIAM J. Numer. Anal. 10, 1973.
   E. Newman, J. Chung, M. Chung, L. Ruthotto, "slimTrain: a stochastic approximation
   method for training separable deep neural networks", SIAM J. Sci. Comput. 44, 2022.
   A. Galashov et al., "Closed-form last layer optimization", arXiv:2510.04606, 2025.
+  D. Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44,
+  1992 (the bound for softmax).
 """
 
 import math
@@ -32,6 +40,9 @@ from jaxtyping import Array, Int
 
 from lagrange_jax._checks import require_count
 from lagrange_jax.bounds import Constraint, Problem
+from lagrange_jax.losses.named import as_loss
+from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
+from lagrange_jax.losses.regression import SQUARED_ERROR, squared_error
 from lagrange_jax.models.params import HeadArrays
 from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import is_usable
@@ -62,18 +73,21 @@ class Resolver(NamedTuple):
       init: `init(head) -> ResolverState`, from the head to begin with. Without a bias
         (None) it gets none: where a column of the features is the bias, say, as under
         a differential operator.
-      update: `update(state, features, targets, weights=None) -> ResolverState` takes
-        a batch into account and solves; the head is constant to automatic
-        differentiation.
+      update: `update(state, features, targets, weights=None, offset=None) ->
+        ResolverState` takes a batch into account and solves; the head is constant to
+        automatic differentiation. The offset `[n, k]` is added to the head's output.
+      loss: what the head is solved for.
     """
 
     init: Callable[[HeadArrays], ResolverState]
     update: Callable[..., ResolverState]
+    loss: Loss = squared_error()
 
 
 def resolve_head(
     ridge: float | Constraint = 0.1,
     *,
+    loss: Loss | str = "squared_error",
     decay: float = 0.9,
     every: int = 1,
 ) -> Resolver:
@@ -86,6 +100,8 @@ def resolve_head(
     Args:
       ridge: $\mu$ as a share of the features' mean variance; or a constraint on the
         norm, such as `at_strength("gcv")`, which is asked at each solve.
+      loss: `"squared_error"`, solved exactly; or `"cross_entropy"` or another `Loss` of
+        bounded curvature, for which a solve is one step of majorisation.
       decay: what the weight of a batch is multiplied by at each later step; the
         memory is $1 / (1 - \text{decay})$ batches. Zero for full batches.
       every: steps between solves; the moments are updated at each.
@@ -94,10 +110,17 @@ def resolve_head(
       The `Resolver`. A solve that fails keeps the head before.
 
     Raises:
-      ValueError: if the ridge is not positive, or decay or every is out of range.
+      ValueError: if the ridge is not positive, decay or every is out of range, or the
+        curvature of the loss has no bound.
       TypeError: if the ridge is neither a number nor a constraint.
     """
     _check(ridge, decay, every)
+    loss = squared_error() if loss == "squared_error" else as_loss(loss)
+    if loss.kind.curvature is None:
+        raise ValueError(
+            "expected a loss whose second derivatives are bounded, such as "
+            f"'cross_entropy' or losses.huber(); got {loss.kind.name}."
+        )
     solve = partial(_constrained if isinstance(ridge, Constraint) else _ridge, ridge)
 
     def init(head: HeadArrays) -> ResolverState:
@@ -105,11 +128,13 @@ def resolve_head(
         moments = init_moments(d, k, head.kernel.dtype)
         return ResolverState(moments, HeadArrays(*head), jnp.int32(0))
 
-    def update(state: ResolverState, features, targets, weights=None):
-        given = jax.lax.stop_gradient((features, targets, weights))
-        moments = state.moments._replace(count=decay * state.moments.count)
-        moments = update_moments(moments, *given)
+    def update(state, features, targets, weights=None, offset=None):
+        given = jax.lax.stop_gradient((features, targets, weights, offset))
+        features, targets, weights, offset = given
         head = state.head
+        targets = _working_targets(loss, head, features, targets, offset)
+        moments = state.moments._replace(count=decay * state.moments.count)
+        moments = update_moments(moments, features, targets, weights)
         if every == 1:
             head = solve(moments, head)
         else:
@@ -117,7 +142,7 @@ def resolve_head(
             head = jax.lax.cond(is_due, solve, lambda _, last: last, moments, head)
         return ResolverState(moments, head, state.step + 1)
 
-    return Resolver(init, update)
+    return Resolver(init, update, loss)
 
 
 def _check(ridge: Any, decay: float, every: int) -> None:
@@ -136,6 +161,20 @@ def _check(ridge: Any, decay: float, every: int) -> None:
             f"{decay}."
         )
     require_count("every", every)
+
+
+def _working_targets(loss: Loss, head: HeadArrays, features, targets, offset):
+    """What the head's own output is regressed on."""
+    offset = 0 if offset is None else offset
+    if loss.kind == SQUARED_ERROR:
+        return targets - offset
+    own = features @ head.kernel
+    own = own if head.bias is None else own + head.bias[None]
+    loss = as_loss(loss, own.shape[1])
+    bound: Any = loss.kind.curvature
+    values = read_targets(loss, targets, own.shape[1], own.dtype).values
+    slopes = losses_and_slopes(loss, own + offset, values)[1]
+    return own - slopes / bound(loss.parameters)
 
 
 def _ridge(ridge: float, moments: Moments, last: HeadArrays) -> HeadArrays:

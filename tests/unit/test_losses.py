@@ -27,6 +27,7 @@ import lagrange_jax as lj
 from lagrange_jax import losses
 from lagrange_jax.batches import as_batches
 from lagrange_jax.constraints import fixed_norm
+from lagrange_jax.losses import record
 from lagrange_jax.solvers.examples import example_statistics
 
 THRESHOLDS = (-1.0, 0.2, 1.5)
@@ -105,6 +106,31 @@ CASES = {
         lambda z, t: np.logaddexp(z - t, t - z) - np.log(2),
     ),
 }
+
+
+WEIGHTED = Case(
+    losses.softmax(class_weights=WEIGHTS), 3, lambda rng, z: z.argmax(1), np.zeros_like
+)
+
+
+@pytest.mark.parametrize("name", [*CASES, "weighted classes"])
+def test_no_second_derivative_exceeds_the_curvature(name):
+    case = CASES.get(name, WEIGHTED)
+    kind, parameters = case.loss
+    if kind.curvature is None:
+        assert name in ("poisson", "ordinal", "custom")
+        return
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(200, case.k))
+    targets = case.draw(rng, logits)
+    with jax.enable_x64(True):
+        logits = jnp.asarray(logits)
+        values = record.read_targets(case.loss, jnp.asarray(targets), case.k, float)
+        bend = functools.partial(record.bend, case.loss, logits, values.values)
+        units = jnp.eye(case.k, dtype=float)
+        columns = [bend(jnp.broadcast_to(x[None], logits.shape)) for x in units]
+        largest = jnp.linalg.eigvalsh(jnp.stack(columns, -1)).max()
+        assert largest <= kind.curvature(parameters) * (1 + 1e-12)
 
 
 @functools.cache

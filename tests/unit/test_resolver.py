@@ -168,11 +168,72 @@ def test_a_head_without_bias_is_ridge_regression():
     np.testing.assert_allclose(state.head.kernel, expected, rtol=1e-4)
 
 
+LOSSES = {
+    "softmax": ("cross_entropy", 0.5, optax.losses.softmax_cross_entropy),
+    "sigmoid": (lj.losses.sigmoid(), 0.25, lambda z, t: optax.losses.
+                sigmoid_binary_cross_entropy(z, t).sum(1)),
+    "huber": (lj.losses.huber(), 1.0, lambda z, t: optax.losses.
+              huber_loss(z, t).sum(1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_other_losses_fall_to_the_penalised_optimum(name):
+    loss, curvature, reference = LOSSES[name]
+    with jax.enable_x64(True):
+        batch = examples("f8", n=60)
+        targets = jax.nn.one_hot(batch.targets.argmax(1), 2, dtype=float)
+        features = batch.inputs
+        strength = curvature / 2 * 0.05 * jnp.var(features, 0).mean()
+
+        def risk(kernel, bias):
+            losses = reference(features @ kernel + bias[None], targets)
+            return losses.mean() + strength * jnp.sum(kernel**2)
+
+        resolver = resolve_head(0.05, loss=loss, decay=0.0)
+        head = HeadArrays(3 * jnp.ones((4, 2)), jnp.array([1.0, -2.0]))
+
+        def step(state, _):
+            state = resolver.update(state, features, targets)
+            return state, risk(*state.head)
+
+        state, risks = jax.lax.scan(step, resolver.init(head), length=400)
+        slopes = jax.grad(risk, (0, 1))(*state.head)
+        assert risk(*head) >= risks[0]
+        assert (np.diff(risks) <= 1e-14).all()
+        assert max(float(jnp.abs(x).max()) for x in slopes) < 1e-6
+
+
+def test_labels_train_and_ignored_ones_do_not_count():
+    model = as_model(Network(), (2, 4), tap_mode="training")
+    parts = resolved_objective(model, resolve_head(0.1, loss="cross_entropy"))
+    batch = examples(n=48)
+    labels = jnp.where(jnp.arange(48) < 40, batch.targets.argmax(1), -100)
+    batch = batch._replace(targets=labels)
+    variables = begin(model, parts, batch)
+    outputs = model.apply({k: v for k, v in variables.items() if k != MEMORY},
+                          batch.inputs)  # fmt: skip
+    expected = optax.losses.softmax_cross_entropy_with_integer_labels(
+        outputs[:40], labels[:40]
+    ).mean()
+    loss = jax.jit(parts.objective.loss)
+    assert loss(variables, batch) == pytest.approx(float(expected), rel=1e-6)
+    gradient = jax.jit(parts.objective.gradient)
+    values = []
+    for _ in range(10):
+        value, variables, _ = gradient(variables, batch, jax.random.key(0))
+        values.append(float(value))
+    assert values[-1] < 0.8 * values[0] < 0.8 * expected
+    assert (np.diff(values) <= 0).all()
+
+
 def test_what_cannot_be():
     wrongs: Any = dict(decay=1.0), dict(every=0), dict(ridge=0.0)
     for wrong in wrongs:
         with pytest.raises(ValueError, match="expected"):
             resolve_head(**wrong)
+    with pytest.raises(ValueError, match="second derivatives are bounded"):
+        resolve_head(loss=lj.losses.poisson())
     criterion: Any = "gcv"
     with pytest.raises(TypeError, match="Constraint"):
         resolve_head(criterion)
