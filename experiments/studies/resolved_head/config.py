@@ -23,6 +23,7 @@ class Config:
 
     problems: tuple[str, ...] = (
         *("diabetes", "friedman1", "friedman1_sgd", "fd002_rows", "poisson"),
+        *("digits", "digits_sgd", "breast_cancer", "breast_cancer_sgd"),
         *("FD001", "boundary_layer", "friedman3", "fd002_rows_sgd", "FD003"),
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -18,7 +18,7 @@ from lagrange_jax.datasets import load_cmapss
 from lagrange_jax.datasets.cmapss import USUAL_SENSORS
 from lagrange_jax.models.linen import as_model
 
-__all__ = ["PROBLEMS", "Data", "Problem"]
+__all__ = ["PROBLEMS", "SQUARED", "Data", "Problem"]
 
 WINDOW = 30
 HELD_OUT_STRIDE = 4
@@ -36,15 +36,18 @@ MAIN_ARMS = 7
 """The baselines and three re-solved heads; see `training.make_arms`."""
 
 
+SQUARED = lj.losses.squared_error()
+
+
 class Data(NamedTuple):
     """Examples of one seed; rows of weight zero fill up.
 
     Attributes:
       inputs: to train on, what counts first.
-      targets: `[n, 1]`.
+      targets: `[n, k]`; probabilities where the outputs are classes.
       weights: `[n]`, 1 or 0.
       held_out: inputs to validate with.
-      held_out_targets: `[m, 1]`.
+      held_out_targets: `[m, k]`.
       held_out_weights: `[m]`, 1 or 0.
     """
 
@@ -57,7 +60,7 @@ class Data(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A least-squares problem that is linear in a network's last layer.
+    """A problem that is convex in a network's last layer.
 
     Attributes:
       load: `load(seed, data_dir) -> Data`.
@@ -66,6 +69,8 @@ class Problem(NamedTuple):
         loss that is trained.
       predict: the same of what is validated; differs for differential equations.
       width: d.
+      num_outputs: k.
+      loss: of outputs and targets.
       use_bias: whether the head has a bias of its own; a differential operator makes
         a feature of it.
       optimizer: of a learning rate.
@@ -89,6 +94,8 @@ class Problem(NamedTuple):
     features: Callable[..., Any]
     predict: Callable[..., Any]
     width: int
+    num_outputs: int = 1
+    loss: lj.losses.Loss = SQUARED
     use_bias: bool = True
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
     rates: tuple[float, ...] = ADAM_RATES
@@ -149,6 +156,16 @@ def _load_table(make, count, seed, data_dir) -> Data:
     inputs, targets = make(seed)
     order = np.random.default_rng(seed).permutation(len(inputs))
     return _split(inputs[order], targets[order][:, None], count)
+
+
+def _load_classes(make, count, seed, data_dir) -> Data:
+    inputs, labels = make(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    inputs = _standardised(inputs[order], count)
+    targets = np.eye(labels.max() + 1, dtype="f4")[labels[order]]
+    here = inputs[:count], targets[:count], np.ones(count, "f4")
+    held_out = inputs[count:], targets[count:]
+    return Data(*here, *held_out, np.ones(len(held_out[0]), "f4"))
 
 
 def _diabetes(seed):
@@ -323,6 +340,10 @@ _fd002_rows = partial(_load_rows, "FD002")
 _mlp_cost: dict[str, Any] = dict(cost_of="friedman1")
 _sgd: dict[str, Any] = dict(optimizer=optax.sgd, rates=SGD_RATES, **_mlp_cost)
 
+_classes: dict[str, Any] = dict(loss=lj.losses.softmax(), cost_of="digits")
+_digits = partial(_load_classes, datasets.load_digits, 1200)
+_cancer = partial(_load_classes, datasets.load_breast_cancer, 400)
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "diabetes": lambda: _mlp(
         partial(_load_table, _diabetes, 300),
@@ -338,6 +359,10 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "fd002_rows": lambda: _mlp(_fd002_rows, 14, batch_size=128, **_mlp_cost),
     "friedman1_sgd": lambda: _mlp(_friedman1_table, 10, **_sgd),
     "fd002_rows_sgd": lambda: _mlp(_fd002_rows, 14, batch_size=128, **_sgd),
+    "digits": lambda: _mlp(_digits, 64, num_outputs=10, **_classes | dict(cost_of="")),
+    "digits_sgd": lambda: _mlp(_digits, 64, num_outputs=10, **_sgd | _classes),
+    "breast_cancer": lambda: _mlp(_cancer, 30, num_outputs=2, **_classes),
+    "breast_cancer_sgd": lambda: _mlp(_cancer, 30, num_outputs=2, **_sgd | _classes),
     "poisson": lambda: _equation(_POISSON),
     "boundary_layer": lambda: _equation(_BOUNDARY_LAYER, cost_of="poisson"),
     "FD001": lambda: _windows("FD001", 280),

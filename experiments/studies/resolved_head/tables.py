@@ -10,7 +10,7 @@ import numpy as np
 from experiments.common import record
 from experiments.common.curves import epochs_to
 from experiments.common.tables import markdown
-from experiments.studies.resolved_head.problems import PROBLEMS
+from experiments.studies.resolved_head.problems import PROBLEMS, SQUARED
 from experiments.studies.resolved_head.training import BASELINES, STARTS
 from lagrange_jax.plots import mean_interval
 
@@ -222,7 +222,7 @@ def _arm_table(folder: Path) -> str:
     """Lowest validation loss of every arm at its own best rate, all problems."""
     config, lines = record.read_config(folder), []
     for problem, arms in read_curves(folder).items():
-        seeds, unit = _tuning(config, problem), PROBLEMS[problem]().unit
+        seeds = _tuning(config, problem)
         for name, arm in arms.items():
             rate = _choose(arm, seeds)[1]
             rates = sorted(arm.by_rate)
@@ -231,17 +231,25 @@ def _arm_table(folder: Path) -> str:
                      if s in arm.by_rate[rate]]  # fmt: skip
             if not found:
                 continue
-            cells = [_root([x.min() for x in found], unit)]
-            cells += [_root([x[-1] for x in found], unit)]
+            cells = [_size(problem, [x.min() for x in found])]
+            cells += [_size(problem, [x[-1] for x in found])]
             lines.append([problem, name, f"{rate:g}{edge}", *cells])
-    header = ["problem", "arm", "rate", "lowest validation RMSE", "last"]
+    header = [
+        "problem",
+        "arm",
+        "rate",
+        "lowest validation RMSE or cross-entropy",
+        "last",
+    ]
     return markdown(header, lines)
 
 
-def _root(losses, unit) -> str:
+def _size(name: str, losses) -> str:
     if not np.isfinite(losses).all():
         return "diverged"
-    low, middle, high = ratio_interval(unit * np.sqrt(losses))
+    problem = PROBLEMS[name]()
+    root = 0.5 if problem.loss == SQUARED else 1
+    low, middle, high = ratio_interval(problem.unit * np.power(losses, root))
     return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
 

@@ -1,6 +1,7 @@
 """The arms, and one training step that serves all of them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ import optax
 from jax.nn import initializers
 
 import lagrange_jax as lj
-from experiments.studies.resolved_head.problems import Data, Problem
+from experiments.studies.resolved_head.problems import SQUARED, Data, Problem
 from experiments.studies.resolved_head.proximal import proximal_head
-from lagrange_jax.constraints import at_strength
+from lagrange_jax.constraints import at_strength, cross_validated_norm
+from lagrange_jax.losses.record import TargetMeans, losses_and_slopes, start
 from lagrange_jax.models import HeadArrays
 from lagrange_jax.training import Resolver, resolve_head
 
@@ -28,8 +30,8 @@ class Head(NamedTuple):
     """A linear head; its bias is zero where the features hold one.
 
     Attributes:
-      kernel: `[d, 1]`.
-      bias: `[1]`.
+      kernel: `[d, k]`.
+      bias: `[k]`.
     """
 
     kernel: Any
@@ -57,20 +59,29 @@ class Arm(NamedTuple):
 
 
 def _kaiming(key, problem, body, data) -> Head:
-    shape = (problem.width, 1)
-    return Head(initializers.he_normal()(key, shape, float), jnp.zeros(1, float))
+    shape = problem.width, problem.num_outputs
+    kernel = initializers.he_normal()(key, shape, float)
+    return Head(kernel, jnp.zeros(problem.num_outputs, float))
 
 
 def _zero(key, problem, body, data) -> Head:
     """The best of all constants."""
     weights = data.weights if problem.use_bias else 0 * data.weights
     mean = weights @ data.targets / data.weights.sum()
-    return Head(jnp.zeros((problem.width, 1), float), mean.astype(float))
+    means = TargetMeans(mean, jnp.zeros_like(mean), data.weights.sum())
+    bias = start(problem.loss, means, problem.num_outputs).bias
+    shape = problem.width, problem.num_outputs
+    return Head(jnp.zeros(shape, float), bias.astype(float))
 
 
 def _once(key, problem, body, data) -> Head:
-    """`lj.lagrange()`: the least head whose loss is within 1.5 times the best."""
+    """`lj.lagrange()`, with the constraint that is its default for the loss."""
     features = _all_features(problem, body, data.inputs)
+    if problem.loss != SQUARED:
+        examples = features, data.targets, data.weights
+        norm = cross_validated_norm()
+        solved = lj.solve_convex(examples, norm, loss=problem.loss, key=key)
+        return Head(solved.kernel, solved.bias)
     moments = lj.compute_moments(features, data.targets, data.weights)
     spectrum = lj.decompose(moments, use_bias=problem.use_bias)
     solved = lj.solve_least_squares(spectrum, lj.loss_within(1.5))
@@ -87,14 +98,15 @@ def _all_features(problem, body, inputs):
 def make_arms(problem: Problem) -> dict[str, Arm]:
     """Returns the arms by name, baselines first; a re-solved head begins as zero."""
     (large, small), (short, long) = problem.ridges, problem.decays
+    resolve = partial(resolve_head, loss=problem.loss)
     solved = {
-        f"decay {short:g}, ridge {large:g}": resolve_head(large, decay=short),
-        f"decay {long:g}, ridge {large:g}": resolve_head(large, decay=long),
-        f"decay {long:g}, ridge {small:g}": resolve_head(small, decay=long),
-        f"decay {long:g}, gcv, every 10": resolve_head(
+        f"decay {short:g}, ridge {large:g}": resolve(large, decay=short),
+        f"decay {long:g}, ridge {large:g}": resolve(large, decay=long),
+        f"decay {long:g}, ridge {small:g}": resolve(small, decay=long),
+        f"decay {long:g}, gcv, every 10": resolve(
             at_strength("gcv"), decay=long, every=10
         ),
-        f"decay {long:g}, ridge {large:g}, every 5": resolve_head(
+        f"decay {long:g}, ridge {large:g}, every 5": resolve(
             large, decay=long, every=5
         ),
         "proximal 1": proximal_head(1.0),
@@ -123,6 +135,8 @@ class State(NamedTuple):
 
 def _make_step(problem: Problem, arm: Arm, optimizer):
     """Returns `step(state, inputs, targets) -> (state, loss)`; one forward pass."""
+    bound: Any = problem.loss.kind.curvature
+    curvature = bound(problem.loss.parameters)
 
     def step(state: State, inputs, targets):
         features, pull = jax.vjp(lambda b: problem.features(b, inputs), state.body)
@@ -130,12 +144,13 @@ def _make_step(problem: Problem, arm: Arm, optimizer):
         if arm.resolver:
             memory = arm.resolver.update(memory, features, targets)
             head = _as_head(memory.head)
-        errors = features @ head.kernel + head.bias[None] - targets
-        slopes = 2 * errors / len(errors)
+        outputs = features @ head.kernel + head.bias[None]
+        losses, slopes = losses_and_slopes(problem.loss, outputs, targets)
+        slopes = slopes / len(slopes)
         (body_gradient,) = pull(slopes @ head.kernel.T)
         head_gradient = Head(features.T @ slopes, problem.use_bias * slopes.sum(0))
         if arm.ridge:
-            strength = 2 * arm.ridge * jnp.var(features, 0).mean()
+            strength = curvature * arm.ridge * jnp.var(features, 0).mean()
             kernel = head_gradient.kernel + strength * head.kernel
             head_gradient = Head(kernel, head_gradient.bias)
         params: Any = (state.body, head)
@@ -145,7 +160,7 @@ def _make_step(problem: Problem, arm: Arm, optimizer):
         updates, momentum = optimizer.update(gradient, state.optimizer, params)
         params = optax.apply_updates(params, updates)
         body, head = (params, head) if arm.resolver else params
-        return State(body, head, momentum, memory), jnp.mean(errors**2)
+        return State(body, head, momentum, memory), losses.mean()
 
     return step
 
@@ -176,10 +191,11 @@ def make_train(problem: Problem, arm: Arm) -> Callable[..., dict[str, Any]]:
         def validate(state: State):
             features = problem.predict(state.body, data.held_out)
             outputs = features @ state.head.kernel + state.head.bias[None]
-            errors = ((outputs - data.held_out_targets) ** 2)[:, 0]
+            targets = data.held_out_targets
+            losses, _ = losses_and_slopes(problem.loss, outputs, targets)
             # For a differential equation the weights hold the solution's size.
             count = jnp.sum(data.held_out_weights > 0)
-            return data.held_out_weights @ errors / count
+            return data.held_out_weights @ losses / count
 
         def one(state, rows):
             return step(state, data.inputs[rows], data.targets[rows])
