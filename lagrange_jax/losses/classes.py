@@ -29,8 +29,11 @@ __all__ = [
 
 # How far probabilities may be from one in sum: those of a model in half precision.
 SUM_TOLERANCE = 1e-2
-# A class without examples has the bias of half an example instead of minus infinity.
+# An output whose labels are all alike has the bias of half an example of the other
+# kind instead of an infinite one,
 HALF_EXAMPLE = 0.5
+# and the softmax classes without examples share this part of eps.
+ABSENT = 0.01
 
 
 class ClassParameters(NamedTuple):
@@ -194,7 +197,9 @@ def _softmax_bend(p, logits, targets, direction):
 def _softmax_start(p, means, k):
     mean = means.mean
     shares = mean / jnp.where(mean.sum() > 0, mean.sum(), 1)
-    least = HALF_EXAMPLE / jnp.maximum(means.count, 1)
+    # The biases of the others would drift up until these classes take nothing more.
+    num_absent = jnp.sum(mean <= 0, dtype=mean.dtype)
+    least = ABSENT * jnp.finfo(mean.dtype).eps / jnp.maximum(num_absent, 1)
     return Start(jnp.log(jnp.maximum(shares, least)), mean > 0)
 
 

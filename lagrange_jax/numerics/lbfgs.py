@@ -33,6 +33,8 @@ DECREASE = 1e-4
 OVERSHOOT = 0.8
 # A pair counts if the cosine of step and gradient change is at least this.
 LEAST_CURVATURE = 1e-6
+# What is left to be gained counts as no less than this part of what it was before.
+FADING = 0.5
 # A step this much shorter than the last one's model means that nothing is to be gained.
 SMALLEST_STEP = 1e-4
 
@@ -53,7 +55,6 @@ class _State(NamedTuple):
     direction: Float[Array, " n"]
     step: Float[Array, ""]
     memory: _Memory
-    last_gain: Float[Array, ""]
 
 
 def minimize(
@@ -83,7 +84,7 @@ def minimize(
     def is_open(state):
         best = state.search.best
         is_settled = (best.residual <= tolerance) & (
-            state.last_gain <= precision * jnp.abs(best.value)
+            state.search.left <= precision * jnp.abs(best.value)
         )
         is_left = state.search.num_evaluations < max_evaluations
         return ~is_settled & is_left & ~state.search.is_stuck
@@ -98,13 +99,13 @@ def minimize(
     pairs = jnp.zeros((MEMORY, len(start)), start.dtype)
     one = jnp.ones((), start.dtype)
     memory = _Memory(pairs, pairs, pairs[:, 0], one)
-    search = Search(first, jnp.int32(0), jnp.zeros((), bool))
-    state = _State(search, -first.gradient, one, memory, one * jnp.inf)
+    search = Search(first, jnp.int32(0), jnp.zeros((), bool), first.value)
+    state = _State(search, -first.gradient, one, memory)
     return while_loop(is_open, body, state).search
 
 
 def _advance(state: _State, trial: Point) -> _State:
-    (best, count, _), direction, step, memory, last_gain = state
+    (best, count, _, left), direction, step, memory = state
     is_accepted, factor = _judge(best, trial, direction, step)
     memory = choose(is_accepted, _remember(memory, best, trial), memory)
     shorter = step * factor
@@ -120,9 +121,12 @@ def _advance(state: _State, trial: Point) -> _State:
     turned = jnp.where(is_descent, turned, -memory.scale * at.gradient)
     is_new = is_accepted | is_lost
     direction = jnp.where(is_new, turned, direction)
-    gain = jnp.where(is_accepted, jnp.abs(best.value - trial.value), last_gain)
-    search = Search(at, count + 1, is_stuck)
-    return _State(search, direction, jnp.where(is_new, 1, shorter), memory, gain)
+    # From the slopes at both ends, which resolve what the values do not.
+    gain = jnp.abs(inner(step * state.direction, best.gradient + trial.gradient)) / 2
+    gain = jnp.maximum(gain, FADING * jnp.where(jnp.isinf(left), 0, left))
+    left = jnp.where(is_accepted & ~jnp.isinf(best.value), gain, left)
+    search = Search(at, count + 1, is_stuck, left)
+    return _State(search, direction, jnp.where(is_new, 1, shorter), memory)
 
 
 def _remember(memory: _Memory, old: Point, new: Point) -> _Memory:

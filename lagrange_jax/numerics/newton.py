@@ -32,6 +32,8 @@ FORCING = 0.1
 MAX_PRODUCTS = 200
 # Curvature below this part of the largest met, in units of eps, is rounding.
 FLAT = 64
+# The first ball is no smaller than this part of the root of the value.
+LEAST_RADIUS = 0.1
 # A ball this much smaller than the first one means that nothing is to be gained.
 SMALLEST_RADIUS = 1e-7
 
@@ -75,45 +77,47 @@ def minimize_newton(
     first = unseen(evaluate, start)
 
     def is_open(state):
-        search, _, gain = state
+        search, _ = state
         is_settled = (search.best.residual <= tolerance) & (
-            gain <= precision * jnp.abs(search.best.value)
+            search.left <= precision * jnp.abs(search.best.value)
         )
         is_left = search.num_evaluations < max_evaluations
         return ~is_settled & is_left & ~search.is_stuck
 
     def body(state):
-        search, radius, _ = state
+        search, radius = state
         best = search.best
         limit = max_evaluations - search.num_evaluations - 1
         step = _model_step(lambda v: multiply(best, v), best, radius, limit)
         size = length(step.step)
         gain = -inner(step.step, best.gradient + step.residual) / 2
         trial = evaluate(best.params + step.step)
-        noise = NOISE * jnp.finfo(gain.dtype).eps * jnp.abs(best.value)
-        share = (best.value - trial.value) / jnp.where(gain > 0, gain, 1)
-        is_hidden = gain <= noise
-        is_accepted = jnp.where(
-            is_hidden, trial.residual < best.residual, share >= LEAST_SHARE
-        ) & jnp.isfinite(inner(trial.gradient, trial.gradient))
+        is_first = jnp.isinf(best.value)
+        noise = NOISE * jnp.finfo(gain.dtype).eps * jnp.abs(trial.value)
+        fall = best.value - trial.value
+        # Where rounding hides what is gained the slopes at both ends tell it.
+        slopes = -inner(step.step, best.gradient + trial.gradient) / 2
+        is_hidden = (gain <= noise) & (jnp.abs(fall) <= noise) & ~is_first
+        fall = jnp.where(is_hidden, slopes, fall)
+        share = fall / jnp.where(gain > 0, gain, 1)
+        is_accepted = (share >= LEAST_SHARE) & jnp.isfinite(
+            inner(trial.gradient, trial.gradient)
+        )
         grown = jnp.where((share > 0.75) & (size > 0.9 * radius), 2, 1) * radius
         shrunk = jnp.where(share >= 0.25, grown, size / 4)
-        last_radius = radius
-        radius = jnp.where(is_hidden & is_accepted, radius, shrunk)
-        is_first = jnp.isinf(best.value)
         widest = 2 * length(trial.params) + length(trial.gradient)
-        radius = jnp.where(is_first, widest, radius)
-        is_stuck = ~is_accepted & (is_hidden | ~(radius > SMALLEST_RADIUS * widest))
+        # In units of even curvature this is how far a good part of the value lies.
+        widest = jnp.maximum(widest, LEAST_RADIUS * jnp.sqrt(jnp.abs(trial.value)))
+        is_stuck = ~is_accepted & ~(shrunk > SMALLEST_RADIUS * widest)
         count = search.num_evaluations + 1 + step.count
-        search = Search(choose(is_accepted, trial, best), count, is_stuck)
         # After a step inside the ball the next one gains much less still.
-        is_inside = is_accepted & (size < 0.9 * last_radius)
-        left = jnp.where(is_inside | (is_accepted & is_hidden), gain, jnp.inf)
-        left = jnp.where(is_first, jnp.inf, left)
-        return search, radius, left
+        is_inside = (size < 0.9 * radius) & ~is_first
+        left = jnp.where(is_inside, gain, jnp.where(is_accepted, jnp.inf, search.left))
+        search = Search(choose(is_accepted, trial, best), count, is_stuck, left)
+        return search, jnp.where(is_first, widest, shrunk)
 
-    search = Search(first, jnp.int32(0), jnp.zeros((), bool))
-    return lax.while_loop(is_open, body, (search, first.value, first.value))[0]
+    search = Search(first, jnp.int32(0), jnp.zeros((), bool), first.value)
+    return lax.while_loop(is_open, body, (search, first.value))[0]
 
 
 def _model_step(multiply, best, radius, limit) -> _Step:

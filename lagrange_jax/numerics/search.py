@@ -41,11 +41,13 @@ class Search(NamedTuple):
       best: the point reached so far.
       num_evaluations: calls of the function, or of what costs as much.
       is_stuck: whether no step gained anything.
+      left: about what is still to be gained, infinite before that is known.
     """
 
     best: Point
     num_evaluations: Int[Array, ""]
     is_stuck: Bool[Array, ""]
+    left: Float[Array, ""]
 
 
 def inner(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:

@@ -50,9 +50,10 @@ class SearchOptions(NamedTuple):
     """How the head of a loss without closed form is searched for.
 
     Attributes:
-      tolerance: of the relative KKT residual, or of `gap_bound` relative to the loss
-        where that is reached first; None for 1e-5, or 1e-8 in double precision. A
-        search that rounding ends at ten times as much counts as solved.
+      tolerance: of the relative KKT residual, or of ten times `gap_bound` relative to
+        the loss where that is reached first; None for 1e-5, or 1e-8 in double. A
+        search that rounding ends at ten times as much counts as solved, if no more than
+        the tolerance of the loss was left to be gained.
       max_steps: evaluations of the loss, or products with its Hessian, at most.
       batch_size: rows multiplied at once when examples are arrays.
     """

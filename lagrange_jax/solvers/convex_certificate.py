@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.numerics.linalg import column_length, column_sum
+from lagrange_jax.numerics.search import NOISE
 from lagrange_jax.solvers.certificate import (
     gap_bound,
     is_finite,
@@ -24,6 +25,7 @@ __all__ = [
     "convex_status",
     "excess_residual",
     "kkt_rows",
+    "residual_size",
 ]
 
 # A part of the kernel that no probability depends on counts as filled in beyond this.
@@ -31,6 +33,11 @@ FREE_SHARE = 1e-2
 # The residual is measured against the gradient at a zero kernel, or against that of
 # features so weakly correlated with the targets, whose rounding it may be.
 LEAST_CORRELATION = 1e-2
+# A bound, relative to the loss, counts so many times against the tolerance of the
+# residual: that at which rounding ends a search is ten times the one asked for.
+PROVEN = 10
+# Losses are known to a part of themselves, or of this part of the starting variance.
+SMALL_LOSS = 1e-3
 # Slopes at the start that are smaller, in the unit of the curvature, are rounding.
 ROUNDED = 1e-3
 
@@ -71,45 +78,66 @@ def kkt_rows(
     is_met = length_sq >= (1 - ON_SPHERE) * norm_sq
     is_met &= on_sphere | (strength > 0)
     strength = jnp.where(is_met | on_sphere, strength, 0)
-    least = _scales(statistics)[1]
-    size = column_length(statistics.spectrum.cross, norm_sq) + least
-    size += jnp.abs(strength) * length
+    size = residual_size(statistics, norm_sq) + jnp.abs(strength) * length
     drift = bias_residual(statistics, loss)
     price = jnp.maximum(strength, 0) / 2
     residual = loss.kernel + strength * kernel
     shrinking = loss.kernel / 2 + price * kernel
     bound = factor * gap_bound(shrinking, price, norm_sq)
+    # A negative multiplier is rounding only where a direction free of loss is left;
+    # else the ball holds a better head, unless the bound proves that it does not.
     is_global = factor * relative_residual(2 * shrinking, size) <= tolerance
+    is_global &= (strength >= 0) | can_fill | (factor == 0)
     return dict(
         multiplier=strength / 2,
         norm_sq=length_sq,
         stationarity=jnp.maximum(factor * relative_residual(residual, size), drift),
         norm_error=jnp.where(is_met, jnp.abs(length_sq / norm_sq - 1), 0),
         gap_bound=bound,
-        is_global=is_global | (_share(bound, loss.loss) <= tolerance),
+        is_global=is_global | (PROVEN * _share(bound, loss.loss) <= tolerance),
         is_hard_case=_free_share(kernel, norm_sq, length_sq, can_fill) > FREE_SHARE,
     )
+
+
+def residual_size(
+    statistics: ExampleStatistics, norm_sq: Float[Array, "1 m"]
+) -> Float[Array, "1 m"]:
+    """Returns the length that KKT residuals are relative to: the gradient at zero."""
+    cross = statistics.spectrum.cross
+    return column_length(cross, norm_sq) + _scales(statistics)[1]
 
 
 def bias_residual(statistics: ExampleStatistics, loss: Risk) -> Float[Array, ""]:
     """Returns the gradient in the bias, relative to the slopes at the start."""
     # Of probabilities that are known to eps no more can be asked.
     unit = jnp.sqrt(jnp.sum(statistics.curvature))
-    drift = jnp.linalg.norm(loss.bias) - jnp.finfo(unit.dtype).eps * unit
+    drift = jnp.linalg.norm(loss.bias) - NOISE * jnp.finfo(unit.dtype).eps * unit
     return jnp.maximum(drift, 0) / _scales(statistics)[0]
 
 
 def excess_residual(
-    rows: Mapping[str, Array], loss: Float[Array, ""], drift: Float[Array, ""]
+    statistics: ExampleStatistics,
+    rows: Mapping[str, Array],
+    loss: Risk,
+    left: Float[Array, ""] | float,
+    tolerance: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """Returns how far a head is from solved, to be compared with the tolerance.
 
     A head counts as solved where its relative KKT residual is small, or where its
     bound proves that its loss is: rounding may keep the residual of a nearly
-    stationary start from falling.
+    stationary start from falling. What the bias may still gain, by the curvature at the
+    start, is added to the bound. A residual says nothing where the search saw that more
+    than the tolerance of the loss, or of a small part of the variance at the start, is
+    left to be gained: loss and slope may both be small beside those of the start.
     """
-    proven = _share(rows["gap_bound"].sum(), loss)
-    return jnp.minimum(rows["stationarity"].max(), jnp.maximum(proven, drift))
+    unit = SMALL_LOSS * jnp.sum(statistics.spectrum.variance)
+    unit = jnp.maximum(jnp.abs(loss.loss), unit)
+    stationarity = rows["stationarity"].max()
+    stationarity = jnp.where(left <= tolerance * unit, stationarity, jnp.inf)
+    of_bias = jnp.sum(loss.bias**2 / statistics.curvature)
+    proven = _share(rows["gap_bound"].sum() + of_bias, unit)
+    return jnp.minimum(stationarity, PROVEN * proven)
 
 
 def _share(bound, loss):

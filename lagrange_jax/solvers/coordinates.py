@@ -113,6 +113,7 @@ def settle(
     norm_sq: Float[Array, "1 m"],
     filling: Float[Array, "d k"] | None,
     on_sphere: Bool[Array, ""],
+    is_bound: Bool[Array, "1 m"],
 ) -> Float[Array, "d k"]:
     """Puts a kernel from the ball exactly where it belongs.
 
@@ -122,9 +123,11 @@ def settle(
       filling: None leaves a kernel inside the ball; else its mean column is added to
         all columns, which no softmax sees, until the norm is reached
       on_sphere: where it has to be.
+      is_bound: whether the loss falls beyond the sphere.
 
     Returns:
-      The kernel; on the sphere where it was all but there.
+      The kernel; on the sphere where it was all but there and the loss falls outwards.
+      To scale an optimum just inside would spoil it.
     """
     length_sq = column_length(kernel, norm_sq) ** 2
     near = length_sq >= (1 - ON_SPHERE) * norm_sq
@@ -136,4 +139,4 @@ def settle(
         length = column_length(common, norm_sq)
         factor = jnp.sqrt(jnp.maximum(missing, 0)) / jnp.where(length > 0, length, 1)
         kernel = jnp.where(on_sphere, centred + factor * common, kernel)
-    return jnp.where(near, scaled, kernel)
+    return jnp.where(near & is_bound, scaled, kernel)

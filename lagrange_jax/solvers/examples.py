@@ -24,7 +24,8 @@ from lagrange_jax.types import Batch, Batches
 
 __all__ = ["ExampleStatistics", "example_statistics", "num_biases", "num_outputs_of"]
 
-# An output whose loss does not bend at the start counts as this part of the most bent.
+# An output whose loss bends less at the start than this part of the most bent is no
+# measure of anything, and counts as that: a class without examples is one.
 LEAST_BEND = 1e-6
 
 
@@ -154,9 +155,9 @@ def _at_start(batches, loss, bias, shape, dtype):
     )
     moments, bent = batches.fold(step, state, bias, loss)
     curvature = bent / jnp.where(moments.count > 0, moments.count, 1)
-    least = LEAST_BEND * jnp.max(curvature)
-    least = jnp.where(least > 0, least, 1)
-    return moments, jnp.maximum(jnp.where(jnp.isfinite(curvature), curvature, 1), least)
+    most = jnp.max(curvature)
+    is_bent = jnp.isfinite(curvature) & (curvature > LEAST_BEND * most)
+    return moments, jnp.where(is_bent, curvature, jnp.where(most > 0, most, 1))
 
 
 def num_biases(batch: Batch, loss: Loss, num_outputs: int, dtype: Any) -> int:

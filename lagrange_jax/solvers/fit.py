@@ -29,22 +29,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.bounds import Relation
 from lagrange_jax.losses.record import Loss
-from lagrange_jax.numerics.lbfgs import minimize
-from lagrange_jax.numerics.linalg import column_length, dot
-from lagrange_jax.numerics.newton import minimize_newton
+from lagrange_jax.numerics.linalg import column_length, column_sum, dot
+from lagrange_jax.numerics.minimum import find_minimum
 from lagrange_jax.numerics.search import Point
 from lagrange_jax.solvers.convex_certificate import (
     as_stationary,
-    bias_residual,
     convex_status,
     excess_residual,
     kkt_rows,
+    residual_size,
 )
 from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
 from lagrange_jax.solvers.examples import ExampleStatistics
@@ -53,15 +51,12 @@ from lagrange_jax.solvers.risk import make_risk
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.types import Batches
 
-__all__ = ["default_tolerance", "find_minimum", "fit_head"]
+__all__ = ["default_tolerance", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
-# Heads of more numbers than this are left to L-BFGS: measured, the faster search at
-# every size (experiments/benchmarks/README.md), but Newton's ends nearer the optimum.
-NEWTON_SIZE = 1000
 # A search ends once a step gains no more than this part of the tolerance in the loss.
-PRECISION = 0.1
+PRECISION = 0.01
 # One that rounding or the number of steps ends short of the tolerance counts as solved
 # up to so many of them.
 SETTLED = 10
@@ -169,12 +164,18 @@ class _Problem(NamedTuple):
             self.statistics, kernel, found, self.norm_sq, on_sphere, *options
         )
 
-    def residual(self, rows, found):
+    def residual(self, rows, found, left=0.0):
         """How far from solved; by the bound too, which is none without convexity."""
-        drift = bias_residual(self.statistics, found)
         if self.loss.kind.convexity == "none":
             return rows["stationarity"].max()
-        return excess_residual(rows, found.loss, drift)
+        return excess_residual(self.statistics, rows, found, left, self.tolerance)
+
+    def is_bound(self, end):
+        """Whether the loss falls outwards, by more than its gradient is known to."""
+        pull = -column_sum(end.slope * end.kernel, self.norm_sq)
+        length = column_length(end.kernel, self.norm_sq)
+        size = residual_size(self.statistics, self.norm_sq)
+        return pull > self.tolerance * size * length
 
     def is_concave(self, kernel, bias):
         """Whether a loss that is said to be convex is seen not to be."""
@@ -185,13 +186,14 @@ class _Problem(NamedTuple):
         return at_start | is_concave(kernel, bias)
 
 
-def _solution(problem, kernel, bias, is_beyond, tie_break, is_known, shape):
+def _solution(problem, end, is_beyond, tie_break, is_known, shape):
     """The head that a search ended at, with what tells whether it is right."""
     statistics, can_fill = problem.statistics, problem.can_fill
     tolerance = SETTLED * problem.tolerance
     on_sphere = problem.on_sphere
     filling = tie_break if can_fill and not problem.is_ball else None
-    kernel = settle(kernel, problem.norm_sq, filling, on_sphere)
+    is_bound, bias = problem.is_bound(end), end.bias
+    kernel = settle(end.kernel, problem.norm_sq, filling, on_sphere, is_bound)
     kernel = problem.coordinates.factor * kernel
     found = problem.evaluate(problem.risk(), kernel, bias)
     rows = problem.rows(kernel, found, on_sphere, tolerance, can_fill)
@@ -202,7 +204,7 @@ def _solution(problem, kernel, bias, is_beyond, tie_break, is_known, shape):
         **{name: row.reshape(shape) for name, row in rows.items()},
     )
     is_concave = problem.is_concave(kernel, bias)
-    evidence = problem.residual(rows, found), tolerance, is_concave
+    evidence = problem.residual(rows, found, end.left), tolerance, is_concave
     status = convex_status(statistics, is_known, solution, *evidence)
     # Why a search on the sphere, where nothing is convex, did not converge.
     is_beyond &= (status == Status.NOT_CONVERGED) & jnp.any(rows["multiplier"] < 0)
@@ -212,36 +214,46 @@ def _solution(problem, kernel, bias, is_beyond, tie_break, is_known, shape):
     return solution if is_certain else as_stationary(solution)
 
 
-def _search(problem, kernel, bias, tie_break) -> tuple[Array, Array, Array]:
+class _End(NamedTuple):
+    """A search's head, its slope in the kernel, and what is about left to gain."""
+
+    kernel: Any
+    bias: Any
+    slope: Any
+    left: Any
+
+
+def _search(problem, kernel, bias, tie_break) -> tuple[_End, Array]:
     """Searches the ball, and then the sphere where an equality is still to be met.
 
-    Returns the kernel, the bias, and whether the sphere was searched.
+    Returns where that ended, and whether the sphere was searched.
     """
     if problem.is_ball or problem.can_fill:
         never = jnp.zeros((), bool)
-        return *_minimize(problem, kernel, bias, never), never
+        return _minimize(problem, kernel, bias, never), never
 
     def is_open(state):
-        kernel, _, turn = state
-        length_sq = column_length(kernel, problem.norm_sq) ** 2
+        end, turn = state
+        length_sq = column_length(end.kernel, problem.norm_sq) ** 2
         is_met = length_sq >= (1 - ON_SPHERE) * problem.norm_sq
-        is_met = (is_met | (problem.coordinates.factor == 0)).all()
+        is_met &= problem.is_bound(end)
+        is_met = jnp.all(is_met | (problem.coordinates.factor == 0))
         return (turn == 0) | ((turn == 1) & ~is_met & problem.on_sphere)
 
     def body(state):
-        kernel, bias, turn = state
+        (kernel, bias, *_), turn = state
         seed = SEED * jnp.sqrt(problem.norm_sq) * tie_break
         empty = column_length(kernel, problem.norm_sq) == 0
         kernel = jnp.where((turn > 0) & empty, seed, kernel)
-        return *_minimize(problem, kernel, bias, turn > 0), turn + 1
+        return _minimize(problem, kernel, bias, turn > 0), turn + 1
 
-    loop = problem.batches.while_loop
-    kernel, bias, turn = loop(is_open, body, (kernel, bias, jnp.int32(0)))
-    return kernel, bias, turn > 1
+    start = _End(kernel, bias, jnp.zeros_like(kernel), jnp.zeros((), kernel.dtype))
+    end, turn = problem.batches.while_loop(is_open, body, (start, jnp.int32(0)))
+    return end, turn > 1
 
 
-def _minimize(problem, kernel, bias, on_sphere):
-    """Returns the kernel and bias of least loss in the ball or on the sphere."""
+def _minimize(problem, kernel, bias, on_sphere) -> _End:
+    """Where the loss is least in the ball or on the sphere."""
     coordinates, risk = problem.coordinates, problem.risk()
     is_free, curvature = problem.statistics.start.is_free, problem.statistics.curvature
     unit = jnp.where(is_free, 1 / jnp.sqrt(curvature), 0)
@@ -275,14 +287,10 @@ def _minimize(problem, kernel, bias, on_sphere):
         max_evaluations=problem.max_steps,
     )
     loop = problem.batches.while_loop
-    return find_minimum(evaluate, multiply, flat, loop, **options).best.extra[0]
-
-
-def find_minimum(evaluate, multiply, start, while_loop, **options):
-    """By the search that suits the size of the head; a stream has but one."""
-    if while_loop is lax.while_loop and len(start) <= NEWTON_SIZE:
-        return minimize_newton(evaluate, multiply, start, **options)
-    return minimize(evaluate, start, while_loop=while_loop, **options)
+    found = find_minimum(evaluate, multiply, flat, loop, **options)
+    head, slope = found.best.extra
+    kernel, bias = head
+    return _End(kernel, bias, slope, found.left)
 
 
 def _residual(problem, kernel, found, on_sphere):

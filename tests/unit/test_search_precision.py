@@ -1,0 +1,76 @@
+"""Searches that end early: each head against SciPy's minimum in float64."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+import lagrange_jax as lj
+
+N, D, K = 120, 4, 3
+
+
+def weighted(features, labels, weights, classes):
+    """Mean loss over the present classes, penalised, with its gradient, in float64."""
+    shares, targets = weights / weights.sum(), np.eye(K)[labels][:, classes]
+    centred = features.astype(float) - shares @ features.astype(float)
+
+    def value(flat, price):
+        head = flat.reshape(D + 1, len(classes))
+        log_p = log_softmax(centred @ head[:-1] + head[-1:], axis=1)
+        slopes = shares[:, None] * (np.exp(log_p) - targets)
+        gradient = np.vstack([centred.T @ slopes, slopes.sum(0)])
+        gradient[:-1] += 2 * price * head[:-1]
+        loss = -shares @ (targets * log_p).sum(1) + price * (head[:-1] ** 2).sum()
+        return loss, gradient.ravel()
+
+    return value
+
+
+def least(value, width, price):
+    options = dict(maxiter=5000, gtol=1e-11, ftol=1e-15)
+    start = np.zeros((D + 1) * width)
+    found = minimize(value, start, (price,), "L-BFGS-B", jac=True, options=options)
+    return found.fun, found.x.reshape(D + 1, width)
+
+
+def draw(kind):
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(N, D)).astype(np.float32)
+    logits = features @ rng.normal(size=(D, K)) + rng.gumbel(size=(N, K))
+    labels, weights = logits.argmax(1).astype(np.int32), np.ones(N, np.float32)
+    if kind == "a class without examples":
+        labels = np.minimum(labels, 1)
+    if kind == "weights over five decades":
+        weights = np.array([1, 1e-3, 1e-5], np.float32)[labels]
+    return features, labels, weights
+
+
+@jax.jit
+def solve(features, labels, weights, norm_sq):
+    norm = lj.constraints.fixed_norm(norm_sq, per_output=False, relation="at_most")
+    return lj.solve_convex((features, labels, weights), norm, num_outputs=K)
+
+
+@pytest.mark.parametrize("part", [0.3, 1.0009, 3.0])
+@pytest.mark.parametrize(
+    "kind", ["plain", "a class without examples", "weights over five decades"]
+)
+def test_success_is_the_least_loss_to_a_hundred_thousandth(kind, part):
+    """Norms below, just beyond and above that of a regularised optimum, at its price.
+
+    Just inside the sphere the optimum is where it is, and not on the sphere.
+    """
+    features, labels, weights = draw(kind)
+    classes = np.unique(labels)
+    value = weighted(features, labels, weights.astype(float), classes)
+    price = 0.0 if kind == "plain" else 1e-4
+    norm_sq = part * np.sum(least(value, len(classes), price)[1][:-1] ** 2)
+    head = solve(features, labels, weights, np.float32(norm_sq))
+    assert lj.Status(int(head.status)) == lj.Status.SUCCESS
+    price = max(float(head.multiplier), 0.0)
+    bound = least(value, len(classes), price)[0] - price * norm_sq
+    assert float(head.objective) <= bound * (1 + 1e-5) + 2e-7
+    if kind == "plain" and part == 1.0009:
+        assert float(head.stationarity) <= 2e-5
