@@ -1,5 +1,6 @@
 """The Python of the README and of CONTRIBUTING is run, not only shown."""
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import lagrange_jax as lj
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md")
+PACKAGES = re.findall(r"`lj\.(\w+)` \|", (ROOT / "README.md").read_text())
 
 
 def _names() -> dict[str, Any]:
@@ -50,3 +52,15 @@ def test_links_lead_somewhere(page):
     targets = set(re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()))
     missing = {x for x in targets if not (x.startswith("http") or (ROOT / x).exists())}
     assert targets and not missing
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_table_of_names_is_whole(package):
+    """Functions; the types that they take and return stand in the reference."""
+    (row,) = re.findall(
+        rf"^\|.*\| `lj\.{package}` \|(.*)\|$", (ROOT / "README.md").read_text(), re.M
+    )
+    told = {x for x in re.findall(r"`([\w.]+)`", row) if "." not in x}
+    public = importlib.import_module(f"lagrange_jax.{package}").__all__
+    functions = {x for x in public if x.islower()}
+    assert functions <= told <= {*public}
