@@ -33,6 +33,9 @@ __all__ = [
 # Columns whose variances differ by more than what leaves the smallest this relative
 # accuracy in an ordinary eigendecomposition are taken to be graded.
 GRADED = 1e-3
+# Rotations of more columns would take many times what the decomposition does, and what
+# a network of that width computes is no raw table.
+MOST_GRADED = 256
 
 
 class Factor(NamedTuple):
@@ -136,21 +139,23 @@ def without(value: Array, is_nothing: Array) -> Array:
 
 
 def eigenpairs(covariance):
-    """Eigenpairs and their resolution; relative ones where columns are graded."""
+    """Eigenpairs and their resolution; relative ones where few columns are graded."""
     eps, d = jnp.finfo(covariance.dtype).eps, len(covariance)
+    if d > MOST_GRADED:
+        return _absolute(covariance)
     scale = jnp.sqrt(jnp.maximum(diagonal(covariance), 0))
     smallest = jnp.min(jnp.where(scale > 0, scale, jnp.inf))
     is_graded = eps * d * jnp.max(scale) ** 2 > GRADED * smallest**2
     is_graded &= jnp.isfinite(jnp.max(scale))
     # A TPU's `eigh` has no small digits to keep, and this would double its program.
+    absolute = lambda covariance, *_: _absolute(covariance)  # noqa: E731
     return lax.platform_dependent(
-        covariance, scale, is_graded, tpu=_absolute, default=_graded
+        covariance, scale, is_graded, tpu=absolute, default=_graded
     )
 
 
-def _absolute(covariance, scale, is_graded):
+def _absolute(covariance):
     """Eigenpairs right to rounding of the largest eigenvalue."""
-    del scale, is_graded
     s, basis = eigh(covariance)
     resolution = jnp.finfo(s.dtype).eps * len(s) * jnp.max(jnp.abs(s))
     return s, basis, jnp.broadcast_to(resolution, s.shape)
@@ -160,7 +165,7 @@ def _graded(covariance, scale, is_graded):
     inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
     inverse = jnp.where(is_graded, inverse, 1)
     scaled = inverse[:, None] * covariance * inverse[None]
-    s, basis, resolution = _absolute(scaled, scale, is_graded)
+    s, basis, resolution = _absolute(scaled)
     relative = lambda: _relative(s, basis, scale, is_graded)  # noqa: E731
     return lax.cond(is_graded, relative, lambda: (s, basis, resolution))
 

@@ -9,6 +9,7 @@ import pytest
 
 import lagrange_jax as lj
 from lagrange_jax.numerics.linalg import rank_tolerance
+from lagrange_jax.statistics.spectrum import eigenpairs
 
 
 @functools.partial(jax.jit, static_argnames="use_bias")
@@ -62,3 +63,10 @@ def test_empty_directions_are_told_from_thin_ones(x64):
         root = rng.normal(size=(8, rank)) * np.geomspace(1e-4, 1, rank)
         values = jnp.linalg.eigvalsh(jnp.asarray(root @ root.T))
         assert int((values > rank_tolerance(values)).sum()) == rank
+
+
+def test_only_few_columns_are_rotated():
+    """By Jacobi's rotations a wide layer would take minutes instead of a second."""
+    for d, is_rotated in ((256, True), (257, False)):
+        program = str(jax.make_jaxpr(eigenpairs)(jnp.zeros((d, d))))
+        assert ("while" in program) == is_rotated
