@@ -25,6 +25,7 @@ __all__ = [
     "convex_status",
     "excess_residual",
     "kkt_rows",
+    "proven_gap",
     "residual_size",
 ]
 
@@ -135,9 +136,16 @@ def excess_residual(
     unit = jnp.maximum(jnp.abs(loss.loss), unit)
     stationarity = rows["stationarity"].max()
     stationarity = jnp.where(left <= tolerance * unit, stationarity, jnp.inf)
-    of_bias = jnp.sum(loss.bias**2 / statistics.curvature)
-    proven = _share(rows["gap_bound"].sum() + of_bias, unit)
+    proven = _share(proven_gap(statistics, rows, loss), unit)
     return jnp.minimum(stationarity, PROVEN * proven)
+
+
+def proven_gap(
+    statistics: ExampleStatistics, rows: Mapping[str, Array], loss: Risk
+) -> Float[Array, ""]:
+    """Returns a bound on what kernel and bias may still gain."""
+    of_bias = jnp.sum(loss.bias**2 / statistics.curvature)
+    return rows["gap_bound"].sum() + of_bias
 
 
 def _share(bound, loss):
@@ -169,9 +177,14 @@ def convex_status(
     solution: Mapping[str, Array],
     residual: Float[Array, ""],
     tolerance: Float[Array, ""] | float,
+    gap: Float[Array, ""] | float,
     is_concave: Bool[Array, ""],
 ) -> Int[Array, ""]:
     """Returns the status of a head that was searched for.
+
+    A search that ends before its tolerance with next to nothing of the starting loss
+    left to be gained, as where all but separate classes leave a loss that rounding
+    hides, is `INACCURATE`: usable, but not to a percent of its loss.
 
     Args:
       statistics: of the examples.
@@ -179,6 +192,7 @@ def convex_status(
       solution: fields of a `HeadSolution`.
       residual: from `excess_residual`.
       tolerance: of the residual.
+      gap: from `proven_gap`.
       is_concave: whether a loss that should be convex was seen not to be.
     """
     spectrum = statistics.spectrum
@@ -190,13 +204,18 @@ def convex_status(
         Status.INVALID_NORM: ~usable.all(),
         Status.NOT_CONVEX: is_concave,
     }
-    return status_of(
+    unit = jnp.maximum(jnp.abs(solution["objective"]), spectrum.variance.sum())
+    status = status_of(
         causes,
         {**solution, "stationarity": residual},
         tolerance=tolerance,
         norm_tolerance=ON_SPHERE,
-        unit=jnp.maximum(jnp.abs(solution["objective"]), spectrum.variance.sum()),
+        unit=unit,
     )
+    is_near = (status == Status.NOT_CONVERGED) & (gap <= tolerance * unit)
+    is_near &= jnp.all(solution["is_global"] & (solution["norm_error"] <= ON_SPHERE))
+    is_near &= is_finite(solution["kernel"], solution["bias"])
+    return jnp.where(is_near, jnp.int32(Status.INACCURATE), status)
 
 
 def as_stationary(solution: HeadSolution) -> HeadSolution:

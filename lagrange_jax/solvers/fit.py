@@ -42,6 +42,7 @@ from lagrange_jax.solvers.convex_certificate import (
     convex_status,
     excess_residual,
     kkt_rows,
+    proven_gap,
     residual_size,
 )
 from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
@@ -204,13 +205,14 @@ def _solution(problem, end, is_beyond, tie_break, is_known, shape):
         **{name: row.reshape(shape) for name, row in rows.items()},
     )
     is_concave = problem.is_concave(kernel, bias)
-    evidence = problem.residual(rows, found, end.left), tolerance, is_concave
+    is_certain = problem.loss.kind.convexity != "none"
+    gap = proven_gap(statistics, rows, found) if is_certain else jnp.inf
+    evidence = problem.residual(rows, found, end.left), tolerance, gap, is_concave
     status = convex_status(statistics, is_known, solution, *evidence)
     # Why a search on the sphere, where nothing is convex, did not converge.
     is_beyond &= (status == Status.NOT_CONVERGED) & jnp.any(rows["multiplier"] < 0)
     status = jnp.where(is_beyond, jnp.int32(Status.NOT_GLOBAL), status)
     solution = HeadSolution(**solution, status=status)
-    is_certain = problem.loss.kind.convexity != "none"
     return solution if is_certain else as_stationary(solution)
 
 

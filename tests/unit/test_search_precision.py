@@ -47,6 +47,17 @@ def draw(kind):
     return features, labels, weights
 
 
+def test_all_but_separate_classes_have_a_usable_head():
+    """Their loss is less than float32 tells; what may be left is little, and told."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 30)).astype(np.float32)
+    labels = (features @ rng.normal(size=30) > 0).astype(np.int32)
+    norm = lj.constraints.fixed_norm(3e4, per_output=False, relation="at_most")
+    head = lj.solve_convex((features, labels), norm, num_outputs=2)
+    assert lj.solvers.is_usable(head.status)
+    assert float(head.objective) < 1e-6 and float(head.gap_bound) < 1e-4
+
+
 @jax.jit
 def solve(features, labels, weights, norm_sq):
     norm = lj.constraints.fixed_norm(norm_sq, per_output=False, relation="at_most")
