@@ -160,10 +160,8 @@ class _Problem(NamedTuple):
         return found._replace(bias=jnp.where(is_free, found.bias, 0))
 
     def rows(self, kernel, found, on_sphere, tolerance=0.0, can_fill=False):
-        options = self.coordinates.factor, tolerance, can_fill
-        return kkt_rows(
-            self.statistics, kernel, found, self.norm_sq, on_sphere, *options
-        )
+        given = self.statistics, kernel, found, self.norm_sq, on_sphere
+        return kkt_rows(*given, self.coordinates.factor, tolerance, can_fill)
 
     def residual(self, rows, found, left=0.0):
         """How far from solved; by the bound too, which is none without convexity."""
