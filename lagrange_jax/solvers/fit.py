@@ -188,8 +188,7 @@ class _Problem(NamedTuple):
 def _solution(problem, end, is_beyond, tie_break, is_known, shape):
     """The head that a search ended at, with what tells whether it is right."""
     statistics, can_fill = problem.statistics, problem.can_fill
-    tolerance = SETTLED * problem.tolerance
-    on_sphere = problem.on_sphere
+    tolerance, on_sphere = SETTLED * problem.tolerance, problem.on_sphere
     filling = tie_break if can_fill and not problem.is_ball else None
     is_bound, bias = problem.is_bound(end), end.bias
     kernel = settle(end.kernel, problem.norm_sq, filling, on_sphere, is_bound)
