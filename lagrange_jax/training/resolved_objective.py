@@ -22,7 +22,7 @@ from lagrange_jax.initializers.rows import (
 from lagrange_jax.losses.named import as_loss
 from lagrange_jax.losses.record import Loss
 from lagrange_jax.losses.regression import SQUARED_ERROR
-from lagrange_jax.models.params import HeadArrays, get_head, set_head
+from lagrange_jax.models.params import get_head, set_head
 from lagrange_jax.training.objective import Objective, ratio
 from lagrange_jax.training.resolver import Resolver, ResolverState, resolve_head
 from lagrange_jax.transforms.masks import head_only
@@ -128,9 +128,7 @@ def resolved_objective(
         return value, _join(updated, state), found
 
     def init(key, model, variables, batches):
-        dtype = jnp.promote_types(get_head(model, variables).kernel.dtype, jnp.float32)
-        wide = jax.tree.map(lambda x: x.astype(dtype), get_head(model, variables))
-        return _join(variables, resolver.init(HeadArrays(*wide))), None
+        return _join(variables, resolver.init(get_head(model, variables))), None
 
     def mask(params):
         return jax.tree.map(lambda is_head: not is_head, head_only(model.head)(params))

@@ -36,17 +36,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from lagrange_jax._checks import require_count
+from lagrange_jax._checks import require_count, require_kind
 from lagrange_jax.bounds import Constraint, Problem
+from lagrange_jax.distributed.sharding import sharded_moments
+from lagrange_jax.initializers.rows import at_least_float32
 from lagrange_jax.losses.named import as_loss
 from lagrange_jax.losses.record import Loss, losses_and_slopes, read_targets
 from lagrange_jax.losses.regression import SQUARED_ERROR, squared_error
 from lagrange_jax.models.params import HeadArrays
 from lagrange_jax.solvers.least_squares import solve_least_squares
 from lagrange_jax.solvers.solution import is_usable
-from lagrange_jax.statistics.moments import Moments, init_moments, update_moments
+from lagrange_jax.statistics.moments import (
+    Moments,
+    compute_moments,
+    init_moments,
+    merge_moments,
+)
 from lagrange_jax.statistics.spectrum import decompose
 
 __all__ = ["Resolver", "ResolverState", "resolve_head"]
@@ -72,7 +80,7 @@ class Resolver(NamedTuple):
     Attributes:
       init: `init(head) -> ResolverState`, from the head to begin with. Without a bias
         (None) it gets none: where a column of the features is the bias, say, as under
-        a differential operator.
+        a differential operator. Half precision is widened to float32.
       update: `update(state, features, targets, weights=None, offset=None) ->
         ResolverState` takes a batch into account and solves; the head is constant to
         automatic differentiation. The offset `[n, k]` is added to the head's output.
@@ -90,6 +98,7 @@ def resolve_head(
     loss: Loss | str = "squared_error",
     decay: float = 0.9,
     every: int = 1,
+    mesh: Mesh | None = None,
 ) -> Resolver:
     r"""Returns a head that follows the body; jittable and vmappable.
 
@@ -105,6 +114,9 @@ def resolve_head(
       decay: what the weight of a batch is multiplied by at each later step; the
         memory is $1 / (1 - \text{decay})$ batches. Zero for full batches.
       every: steps between solves; the moments are updated at each.
+      mesh: devices that the rows of a batch are spread over, as `shard_batch` lays
+        them: each takes the moments of its own rows, which then are summed. Without
+        it XLA may gather the rows, and does where a batch has more than some hundred.
 
     Returns:
       The `Resolver`. A solve that fails keeps the head before.
@@ -114,7 +126,7 @@ def resolve_head(
         curvature of the loss has no bound.
       TypeError: if the ridge is neither a number nor a constraint.
     """
-    _check(ridge, decay, every)
+    _check(ridge, decay, every, mesh)
     loss = squared_error() if loss == "squared_error" else as_loss(loss)
     if loss.kind.curvature is None:
         raise ValueError(
@@ -123,18 +135,23 @@ def resolve_head(
         )
     solve = partial(_constrained if isinstance(ridge, Constraint) else _ridge, ridge)
 
+    of_batch = compute_moments if mesh is None else partial(sharded_moments, mesh=mesh)
+
     def init(head: HeadArrays) -> ResolverState:
         d, k = head.kernel.shape
-        moments = init_moments(d, k, head.kernel.dtype)
-        return ResolverState(moments, HeadArrays(*head), jnp.int32(0))
+        dtype = at_least_float32(head.kernel)
+        head = HeadArrays(*jax.tree.map(lambda x: x.astype(dtype), head))
+        return ResolverState(init_moments(d, k, dtype), head, jnp.int32(0))
 
     def update(state, features, targets, weights=None, offset=None):
+        head, moments = state.head, state.moments
         given = jax.lax.stop_gradient((features, targets, weights, offset))
+        given = _as_floats(given, head.kernel.dtype)
         features, targets, weights, offset = given
-        head = state.head
         targets = _working_targets(loss, head, features, targets, offset)
-        moments = state.moments._replace(count=decay * state.moments.count)
-        moments = update_moments(moments, features, targets, weights)
+        batch = of_batch(features, targets, weights)
+        moments = moments._replace(count=decay * moments.count)
+        moments = merge_moments(moments, batch)
         if every == 1:
             head = solve(moments, head)
         else:
@@ -145,7 +162,7 @@ def resolve_head(
     return Resolver(init, update, loss)
 
 
-def _check(ridge: Any, decay: float, every: int) -> None:
+def _check(ridge: Any, decay: float, every: int, mesh: Any) -> None:
     if not isinstance(ridge, int | float | Constraint):
         raise TypeError(
             "expected ridge as a number or a Constraint, such as "
@@ -161,6 +178,15 @@ def _check(ridge: Any, decay: float, every: int) -> None:
             f"{decay}."
         )
     require_count("every", every)
+    if mesh is not None:
+        require_kind("mesh", mesh, Mesh)
+
+
+def _as_floats(arrays: Any, dtype: Any) -> Any:
+    """Returns the floating-point arrays in the memory's dtype; labels as they are."""
+    is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)  # noqa: E731
+    cast = lambda x: jnp.asarray(x).astype(dtype) if is_float(x) else x  # noqa: E731
+    return jax.tree.map(cast, arrays)
 
 
 def _working_targets(loss: Loss, head: HeadArrays, features, targets, offset):

@@ -237,6 +237,8 @@ def test_what_cannot_be():
     criterion: Any = "gcv"
     with pytest.raises(TypeError, match="Constraint"):
         resolve_head(criterion)
+    with pytest.raises(TypeError, match="Mesh"):
+        resolve_head(mesh=criterion)
     model = as_model(Network(), (2, 4))
     with pytest.raises(ValueError, match="training"):
         resolved_objective(model)
