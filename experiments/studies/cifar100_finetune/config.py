@@ -15,7 +15,7 @@ class Config:
     Attributes:
       network: "resnet20", or "random" for a small one that needs no data.
       heads: names in `class_heads.HEADS`, solved on the features of the images to
-        train on.
+        train on; after "resolved/" it is solved anew at every step as well.
       seeds: each seed draws the images to train on and to validate with, the random
         heads, the order of the images and their augmentation.
       learning_rates: of Adam at the start; it falls to 0 along a cosine.
@@ -51,7 +51,7 @@ class Config:
         """Seconds, and no data."""
         return cls(
             network="random",
-            heads=("kaiming", "gcv/calibrated"),
+            heads=("kaiming", "gcv/calibrated", "resolved/gcv/calibrated"),
             seeds=(0,),
             images_per_class=8,
             held_out_per_class=4,

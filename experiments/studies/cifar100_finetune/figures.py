@@ -12,6 +12,7 @@ from experiments.common import plotting, record
 from experiments.common.class_heads import HEADS, RANDOM, label_of
 from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
+from experiments.studies.cifar100_finetune.training import RESOLVED
 from lagrange_jax.plots import plot_band
 
 __all__ = ["Run", "best_runs", "draw", "make_table"]
@@ -35,6 +36,16 @@ class Run(NamedTuple):
     train_loss: np.ndarray
 
 
+def _place(head: str) -> tuple[bool, int]:
+    start = head.removeprefix(RESOLVED)
+    return start != head, list(HEADS).index(start)
+
+
+def _label(head: str) -> str:
+    start = head.removeprefix(RESOLVED)
+    return label_of(start) + ("" if start == head else ", re-solved at every step")
+
+
 def _lowest_loss(runs: Sequence[Run]) -> float:
     return float(np.mean([run.validation_loss.min() for run in runs]))
 
@@ -49,7 +60,7 @@ def best_runs(folder: Path) -> dict[str, dict[int, Run]]:
     for row in record.read_rows(folder):
         curve = [arrays[f"{row['name']}/{field}"] for field in Run._fields[1:]]
         runs[row["head"]][row["learning_rate"]].append(Run(row, *curve))
-    heads = sorted(runs, key=list(HEADS).index)
+    heads = sorted(runs, key=_place)
     best = {head: min(runs[head].values(), key=_lowest_loss) for head in heads}
     return {head: {x.row["seed"]: x for x in some} for head, some in best.items()}
 
@@ -121,7 +132,7 @@ def make_table(folder: Path) -> str:
                 for form, value in _COLUMNS.values()
             ]
             rate = f"{pairs[0][0].row['learning_rate']:g}"
-            lines.append([label_of(head), rate, *cells])
+            lines.append([_label(head), rate, *cells])
     return markdown(header, lines) + "\n"
 
 
@@ -143,7 +154,7 @@ def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
                 "linestyle": "--" if head in RANDOM else "-",
             }
             epochs = some[0].epochs[first:]
-            plot_band(ax, epochs, curves, label=label_of(head), **style)
+            plot_band(ax, epochs, curves, label=_label(head), **style)
         ax.set(xlabel="epochs of fine-tuning", ylabel=label)
     plotting.legend_below(figure, columns=3)
     return figure

@@ -17,6 +17,7 @@ from experiments.common.class_heads import make_heads, require_heads
 from experiments.common.class_metrics import score
 from experiments.studies.cifar100_finetune.config import Config
 from experiments.studies.cifar100_finetune.training import (
+    RESOLVED,
     Images,
     Task,
     compute_features,
@@ -86,7 +87,7 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
     features = compute_features(task, parts[0].images)
     split = problem.Split(features, parts[0].labels)
     make = make_heads(split, task.num_classes, row["seed"])
-    kernel, bias, info = jax.block_until_ready(make(row["head"]))
+    kernel, bias, info = jax.block_until_ready(make(row["head"].removeprefix(RESOLVED)))
     solved = {"seconds_init": time.perf_counter() - begin}
     first = score(test, kernel, bias)
     variables, curve = train_network(
@@ -99,6 +100,7 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
         evaluations=config.evaluations,
         batch_size=config.batch_size,
         augment=config.augment,
+        resolve=row["head"].startswith(RESOLVED),
     )
     last = score_images(task, variables, task.test)
     arrays = {f"{row['name']}/{k}": v for k, v in curve._asdict().items()}
@@ -115,9 +117,9 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
 
 
 def _rows(config: Config) -> Iterator[dict[str, Any]]:
-    """Yields the rows to run: all heads of one seed before the next seed."""
-    for seed, head, rate in itertools.product(
-        config.seeds, config.heads, config.learning_rates
+    """Yields the rows to run: all of one rate, and of one seed, before the next."""
+    for rate, seed, head in itertools.product(
+        config.learning_rates, config.seeds, config.heads
     ):
         name = f"{head}/rate={rate:g}/seed={seed}"
         yield {"name": name, "head": head, "seed": seed, "learning_rate": rate}
@@ -136,7 +138,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
       FileNotFoundError: data are missing; the message says what to fetch.
       ValueError: a head is unknown, or the folder holds another configuration.
     """
-    require_heads(config.heads)
+    require_heads([name.removeprefix(RESOLVED) for name in config.heads])
     folder = record.open_run(folder, config)
 
     @functools.cache

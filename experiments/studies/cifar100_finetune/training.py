@@ -17,8 +17,12 @@ from experiments.backbones import CifarResNet
 from experiments.backbones.preprocessing import standardize
 from experiments.common.class_metrics import Score, mean_loss
 from experiments.common.curves import shuffled_batches
+from lagrange_jax.models.linen import as_model
+from lagrange_jax.training import resolve_head, resolved_objective
+from lagrange_jax.types import Batch
 
 __all__ = [
+    "RESOLVED",
     "Curve",
     "Images",
     "Task",
@@ -27,6 +31,12 @@ __all__ = [
     "score_images",
     "train_network",
 ]
+
+RESOLVED = "resolved/"
+"""Before the name of a head: it begins so, and is solved anew at every step."""
+
+RIDGE, DECAY = 1e-3, 0.9
+"""Of a re-solved head: the best of a few on frozen features of another seed."""
 
 FEATURE_BATCH = 10
 """Images looked at together without training: their activations fit a CPU's cache."""
@@ -101,31 +111,55 @@ def _make_predict(depth: int, num_classes: int | None) -> Any:
     return predict
 
 
+def _plain_gradient(depth: int, num_classes: int) -> Any:
+    """Returns `gradient(variables, batch, key) -> (loss, variables, gradient)`."""
+    module = CifarResNet(depth, num_classes)
+
+    def loss(params, state, batch):
+        variables = {"params": params, **state}
+        logits, state = module.apply(variables, batch.inputs, True, mutable=[*state])
+        return mean_loss(logits, batch.targets), state
+
+    def gradient(variables, batch, key):
+        params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+        (value, state), found = value_and_grad(params, state, batch)
+        return value, {"params": params, **state}, found
+
+    return gradient
+
+
 @functools.cache
-def _make_step(depth: int, num_classes: int, optimizer: Any, augment: bool) -> Any:
+def _make_resolved(depth: int, num_classes: int) -> Any:
+    """Returns the network, and the parts of its training with a re-solved head."""
+    module = CifarResNet(depth, num_classes)
+    model = as_model(module, (2, 32, 32, 3), tap_mode="training")
+    resolver = resolve_head(RIDGE, loss="cross_entropy", decay=DECAY)
+    return model, resolved_objective(model, resolver)
+
+
+@functools.cache
+def _make_step(
+    depth: int, num_classes: int, optimizer: Any, augment: bool, resolve: bool
+) -> Any:
     """Returns a training step, to be called in a loop of Python's.
 
     XLA runs the gradients of convolutions 20 times slower inside a loop of its own, on
     a CPU.
     """
-    module = CifarResNet(depth, num_classes)
-
-    def loss(params, state, x, labels):
-        variables = {"params": params, **state}
-        logits, state = module.apply(variables, x, True, mutable=[*state])
-        return mean_loss(logits, labels), state
+    if resolve:
+        gradient = _make_resolved(depth, num_classes)[1].objective.gradient
+    else:
+        gradient = _plain_gradient(depth, num_classes)
 
     @jax.jit
     def step(variables, moments, key, images, labels):
-        params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
         x = standardize(images.astype(jnp.float32))
         x = augment_images(key, x) if augment else x
-        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(
-            params, state, x, labels
-        )
-        updates, moments = optimizer.update(gradient, moments, params)
-        params = optax.apply_updates(params, updates)
-        return {"params": params, **state}, moments, value
+        value, variables, found = gradient(variables, Batch(x, labels), key)
+        updates, moments = optimizer.update(found, moments, variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+        return {**variables, "params": params}, moments, value
 
     return step
 
@@ -137,7 +171,8 @@ def _make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
 
 def score_images(task: Task, variables: Any, data: Images) -> Score:
     """Returns accuracy and mean cross-entropy of a network with its head."""
-    logits = _make_predict(task.depth, task.num_classes)(variables, data.images)
+    network = {name: variables[name] for name in task.body}
+    logits = _make_predict(task.depth, task.num_classes)(network, data.images)
     accuracy = np.mean(logits.argmax(1) == data.labels)
     return Score(float(accuracy), float(mean_loss(logits, data.labels)))
 
@@ -154,6 +189,7 @@ def train_network(
     evaluations: int,
     batch_size: int,
     augment: bool,
+    resolve: bool = False,
 ) -> tuple[Any, Curve]:
     """Trains body and head.
 
@@ -168,6 +204,7 @@ def train_network(
       evaluations: measurements in an epoch.
       batch_size: images in a training step.
       augment: whether to flip and shift images at random.
+      resolve: whether the head is solved anew at every step, and not trained.
 
     Returns:
       The trained variables and the curve.
@@ -177,10 +214,13 @@ def train_network(
     stretches = epochs * evaluations
     batches = shuffled_batches(seed, n, batch_size, stretches * stretch)
     optimizer = _make_optimizer(learning_rate, len(batches))
-    step = _make_step(task.depth, task.num_classes, optimizer, augment)
-    params = {**task.body["params"], "linear": head}
+    step = _make_step(task.depth, task.num_classes, optimizer, augment, resolve)
+    params = {**task.body["params"], "linear": jax.tree.map(jnp.asarray, head)}
     variables, moments = {**task.body, "params": params}, optimizer.init(params)
     key = jax.random.key(seed)
+    if resolve:
+        model, parts = _make_resolved(task.depth, task.num_classes)
+        variables, _ = parts.init(key, model, variables, None)
     points = [(0.0, *score_images(task, variables, validation), np.nan)]
     for i in range(stretches):
         losses = []
