@@ -133,7 +133,9 @@ def _plain_gradient(depth: int, num_classes: int) -> Any:
 def _make_resolved(depth: int, num_classes: int) -> Any:
     """Returns the network, and the parts of its training with a re-solved head."""
     module = CifarResNet(depth, num_classes)
-    model = as_model(module, (2, 32, 32, 3), tap_mode="training")
+    model = as_model(
+        module, (2, 32, 32, 3), tap_mode="training", train_kwargs={"train": True}
+    )
     resolver = resolve_head(RIDGE, loss="cross_entropy", decay=DECAY)
     return model, resolved_objective(model, resolver)
 
