@@ -17,6 +17,7 @@ __all__ = [
     "make_zeros",
     "own_keys",
     "parameters",
+    "require_training",
     "select",
 ]
 
@@ -24,6 +25,15 @@ _POSITIONAL = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
 )
+
+_SWITCHES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+"""Arguments by which networks are told to train, and what tells them so."""
 
 
 def as_example(example_inputs: Any) -> Any:
@@ -111,6 +121,31 @@ def arrange(
             "in train_kwargs and eval_kwargs."
         )
     return args, dict(kwargs)
+
+
+def require_training(
+    wanted: Mapping[str, inspect.Parameter], tap_mode: str, kwargs: Mapping[str, Any]
+) -> None:
+    """Refuses taps of a training pass that would run in inference mode.
+
+    Args:
+      wanted: the network's parameters.
+      tap_mode: "inference" or "training".
+      kwargs: what the training pass is given by name.
+
+    Raises:
+      ValueError: if a switch such as `train` is left at a default that is off.
+    """
+    if tap_mode != "training":
+        return
+    for name, value in _SWITCHES.items():
+        is_off = name in wanted and wanted[name].default is (not value)
+        if is_off and name not in kwargs:
+            raise ValueError(
+                f'expected train_kwargs={{"{name}": {value}}} with '
+                f'tap_mode="training"; got {sorted(kwargs)}, and without it the '
+                "training pass would be one of inference."
+            )
 
 
 def own_keys(kwargs: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def as_model(
 
     Raises:
       ValueError: there is no head, or the network is not affine in it: it is tied to
-        an earlier layer, or followed by something that is not linear.
+        an earlier layer, or followed by something that is not linear. Or
+        taps of a training pass are asked for, and `train_kwargs` does not turn it on.
 
     Example:
       >>> network = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(1)])
@@ -121,6 +122,8 @@ def as_model(
             "pass the module."
         )
     require_mode(tap_mode)
+    wanted = calling.parameters(module.__call__)
+    calling.require_training(wanted, tap_mode, train_kwargs or {})
     example = calling.as_example(example_inputs)
     run = _make_run(module, example, dict(train_kwargs or {}), dict(eval_kwargs or {}))
     init = _make_init(module, run, example, dict(eval_kwargs or {}))

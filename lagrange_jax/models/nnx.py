@@ -172,7 +172,8 @@ def as_model(
 
     Raises:
       ValueError: there is no head, or the network is not affine in it: it is tied to
-        an earlier layer, or followed by something that is not linear.
+        an earlier layer, or followed by something that is not linear. Or
+        taps of a training pass are asked for, and `train_kwargs` does not turn it on.
 
     Example:
       >>> def build(rngs):
@@ -190,6 +191,8 @@ def as_model(
     require_mode(tap_mode)
     example = calling.as_example(example_inputs)
     template, init = _template(module)
+    wanted = calling.parameters(template.__call__)
+    calling.require_training(wanted, tap_mode, train_kwargs or {})
     shield(template)
     modes = {"inference": nnx.clone(template), "training": nnx.clone(template)}
     modes["inference"].eval()

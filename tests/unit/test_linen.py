@@ -217,6 +217,16 @@ def test_training_mode_drops_out_by_key_and_updates_statistics():
     check_training_mode(model, inference, variables, x, ("Dense_0",), statistics)
 
 
+def test_taps_of_training_need_a_pass_that_trains():
+    module, shape, _ = KINDS["noisy"]
+    with pytest.raises(ValueError, match=r'train_kwargs=\{"train": True\}'):
+        linen.as_model(module, shape, tap_mode="training")
+    told = linen.as_model(
+        module, shape, tap_mode="training", train_kwargs={"train": False}
+    )
+    assert told.tap_mode == "training"
+
+
 def test_state_is_kept_and_what_is_sown_is_not(key):
     _, model, variables, x, _ = build("recorder")
     assert set(variables) == {"params", "counters"}

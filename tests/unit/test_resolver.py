@@ -37,7 +37,8 @@ def examples(dtype="f4", n=32):
 
 
 def make(dropout=0.0, width=6, ridge=0.1, **options):
-    model = as_model(Network(width, dropout), (2, 4), tap_mode="training")
+    network, train = Network(width, dropout), {"train": True}
+    model = as_model(network, (2, 4), tap_mode="training", train_kwargs=train)
     return model, resolved_objective(model, resolve_head(ridge, **options))
 
 
@@ -65,7 +66,8 @@ def ridge_loss(past, features, targets, decay, ridge):
 def test_the_gradient_is_that_of_the_reduced_objective():
     """Finite differences through the solve; the penalty is held as it is."""
     decay = 0.7
-    with jax.enable_x64(True):
+    # Flax's batch normalisation asks for promotion in double precision.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         model, parts = make(decay=decay, ridge=0.1)
         batch, key = examples("f8"), jax.random.key(1)
         first, second = (jax.tree.map(lambda x, r=r: x[r], batch) for r in
@@ -205,8 +207,7 @@ def test_other_losses_fall_to_the_penalised_optimum(name):
 
 
 def test_labels_train_and_ignored_ones_do_not_count():
-    model = as_model(Network(), (2, 4), tap_mode="training")
-    parts = resolved_objective(model, resolve_head(0.1, loss="cross_entropy"))
+    model, parts = make(loss="cross_entropy")
     batch = examples(n=48)
     labels = jnp.where(jnp.arange(48) < 40, batch.targets.argmax(1), -100)
     batch = batch._replace(targets=labels)
