@@ -160,23 +160,26 @@ def _read_softmax(p, targets, k, dtype):
 
 
 def _softmax(logits):
-    """Logits below the largest, probabilities, and log of their sum of powers."""
+    """Logits below the largest, where that is, probabilities, and log of their sum."""
     top = logits.argmax(1)[:, None] == jnp.arange(logits.shape[1])[None]
     shifted = logits - jax.lax.stop_gradient(logits.max(1, keepdims=True))
     powers = jnp.exp(shifted)
     # The largest is one: what the others add to it keeps its digits in the logarithm.
     others = jnp.where(top, 0, powers).sum(1, keepdims=True)
-    return shifted, powers / (1 + others), jnp.log1p(others)
+    return shifted, top, powers / (1 + others), jnp.log1p(others)
 
 
 def _softmax_value(p, logits, targets):
-    shifted, _, log_total = _softmax(logits)
+    shifted, _, _, log_total = _softmax(logits)
     return jnp.sum(targets * (log_total - shifted), 1)
 
 
 def _softmax_slope(p, logits, targets):
-    probabilities = _softmax(logits)[1]
-    return targets.sum(1, keepdims=True) * probabilities - targets
+    _, top, probabilities, _ = _softmax(logits)
+    slopes = targets.sum(1, keepdims=True) * probabilities - targets
+    # All slopes sum to zero: that of a class all but certain keeps its digits so.
+    others = jnp.where(top, 0, slopes)
+    return jnp.where(top, -others.sum(1, keepdims=True), others)
 
 
 def _softmax_curvature(p):
@@ -189,7 +192,9 @@ def _largest(weights):
 
 
 def _softmax_bend(p, logits, targets, direction):
-    probabilities = _softmax(logits)[1]
+    _, top, probabilities, _ = _softmax(logits)
+    # Only differences count: from the likeliest class's the rest keeps its digits.
+    direction -= jnp.where(top, direction, 0).sum(1, keepdims=True)
     mean = jnp.sum(probabilities * direction, 1, keepdims=True)
     return targets.sum(1, keepdims=True) * probabilities * (direction - mean)
 

@@ -21,6 +21,9 @@ from lagrange_jax.statistics.spectrum import Spectrum
 
 __all__ = ["ON_SPHERE", "Coordinates", "make_coordinates", "settle"]
 
+# Of outputs with one normaliser, such as classes, a likely one may hand its curvature
+# on to any other: none counts as less than this part of the most curved.
+LEAST_SHARE = 0.1
 # Directions flatter than this part of the mean variance are not stretched further.
 FLATTEST = 1e-3
 # The sphere is reached quadratically from inside: nearer than this is on it.
@@ -35,12 +38,14 @@ class Coordinates(NamedTuple):
     Attributes:
       basis: $Q$.
       scale: $(h_j s + \nu_j)^{-1/2}$.
+      bias_scale: $h_j^{-1/2}$.
       norm_sq: $c$.
       factor: one, or zero where the only kernel is zero.
     """
 
     basis: Float[Array, "d d"]
     scale: Float[Array, "d k"]
+    bias_scale: Float[Array, " k"]
     norm_sq: Float[Array, "1 m"]
     factor: Float[Array, "1 m"] | float = 1.0
 
@@ -69,7 +74,10 @@ class Coordinates(NamedTuple):
 
 
 def make_coordinates(
-    spectrum: Spectrum, curvature: Float[Array, " k"], norm_sq: Float[Array, "1 m"]
+    spectrum: Spectrum,
+    curvature: Float[Array, " k"],
+    norm_sq: Float[Array, "1 m"],
+    is_coupled: bool = False,
 ) -> tuple[Coordinates, Float[Array, "d k"]]:
     r"""Returns coordinates in which the curvature is even, and a kernel to start from.
 
@@ -77,19 +85,23 @@ def make_coordinates(
       spectrum: spectrum of the features.
       curvature: $h$, about the curvature of the loss in each logit.
       norm_sq: $c$, `[1, k]` or `[1, 1]`.
+      is_coupled: whether the outputs have one normaliser.
 
     Returns:
       The `Coordinates`, and the minimiser of the quadratic loss of that curvature, all
       but at most of that norm.
     """
     basis, projections = spectrum.eigenvectors, spectrum.projections
+    if is_coupled:
+        curvature = jnp.maximum(curvature, LEAST_SHARE * curvature.max())
     s, h = jnp.maximum(spectrum.eigenvalues, 0)[:, None], curvature[None]
     flattest = FLATTEST * h * s.mean()
     shift = _multiplier(s, h, projections, norm_sq)
     shift = jnp.maximum(shift, jnp.where(flattest > 0, flattest, 1))
     inverse = 1 / (h * s + shift)
     kernel = dot(basis, inverse * projections)
-    return Coordinates(basis, jnp.sqrt(inverse), norm_sq), kernel
+    scales = jnp.sqrt(inverse), 1 / jnp.sqrt(curvature)
+    return Coordinates(basis, *scales, norm_sq), kernel
 
 
 def _multiplier(s, h, projections, norm_sq):

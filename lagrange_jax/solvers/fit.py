@@ -99,9 +99,8 @@ def fit_head(
     # The only kernel of norm zero is zero: then the bias alone is searched for.
     is_zero = wanted == 0
     wanted = jnp.where(is_known & ~is_zero, wanted, 1)
-    coordinates, first = make_coordinates(
-        statistics.spectrum, statistics.curvature, wanted
-    )
+    given = statistics.spectrum, statistics.curvature, wanted
+    coordinates, first = make_coordinates(*given, loss.kind.is_shift_invariant)
     coordinates = coordinates._replace(factor=jnp.where(is_zero, 0.0, 1.0))
     if start is not None:
         first = jnp.where(jnp.any(start != 0), start, first)
@@ -254,8 +253,7 @@ def _search(problem, kernel, bias, tie_break) -> tuple[_End, Array]:
 def _minimize(problem, kernel, bias, on_sphere) -> _End:
     """Where the loss is least in the ball or on the sphere."""
     coordinates, risk = problem.coordinates, problem.risk()
-    is_free, curvature = problem.statistics.start.is_free, problem.statistics.curvature
-    unit = jnp.where(is_free, 1 / jnp.sqrt(curvature), 0)
+    unit = jnp.where(problem.statistics.start.is_free, coordinates.bias_scale, 0)
     start = coordinates.of_kernel(kernel, on_sphere), jnp.zeros_like(bias)
     flat, unravel = ravel_pytree(start)
     to_kernel = lambda values: coordinates.to_kernel(values, on_sphere)  # noqa: E731
