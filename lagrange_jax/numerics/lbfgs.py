@@ -19,9 +19,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, unseen
+from lagrange_jax.numerics.search import (
+    NOISE,
+    Point,
+    Search,
+    choose,
+    inner,
+    is_open,
+    unseen,
+)
 
 __all__ = ["minimize"]
 
@@ -61,34 +69,21 @@ def minimize(
     evaluate: Callable[[Float[Array, " n"]], Point],
     start: Float[Array, " n"],
     *,
-    tolerance: Float[Array, ""] | float,
-    precision: Float[Array, ""] | float = jnp.inf,
-    max_evaluations: Int[Array, ""] | int,
     while_loop: Callable[..., Any] = lax.while_loop,
+    **ends: Any,
 ) -> Search:
     """Minimises a smooth function.
 
     Args:
       evaluate: `evaluate(params) -> Point`.
       start: the first params; units in which the curvature is even serve best.
-      tolerance: ends the search once `residual` is at most this
-      precision: and the last step gained no more than this part of the value.
-      max_evaluations: ends it in any case.
       while_loop: `jax.lax.while_loop`, or a Python loop of the same signature where
         `evaluate` cannot be traced.
+      **ends: what ends the search, see `is_open`.
 
     Returns:
       The last state; `best.residual` tells whether it converged.
     """
-
-    def is_open(state):
-        best = state.search.best
-        is_settled = (best.residual <= tolerance) & (
-            state.search.left <= precision * jnp.abs(best.value)
-        )
-        is_left = state.search.num_evaluations < max_evaluations
-        return ~is_settled & is_left & ~state.search.is_stuck
-
     advance = jax.jit(_advance)
 
     def body(state):
@@ -101,7 +96,7 @@ def minimize(
     memory = _Memory(pairs, pairs, pairs[:, 0], one)
     search = Search(first, jnp.int32(0), jnp.zeros((), bool), first.value)
     state = _State(search, -first.gradient, one, memory)
-    return while_loop(is_open, body, state).search
+    return while_loop(lambda state: is_open(state.search, **ends), body, state).search
 
 
 def _advance(state: _State, trial: Point) -> _State:

@@ -1,4 +1,4 @@
-"""The search that suits the size of a problem: Newton's method or L-BFGS."""
+"""The search that suits the size of a problem: L-BFGS, and Newton's after it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from lagrange_jax.numerics.search import Point, Search
 
 __all__ = ["find_minimum"]
 
-# Problems of more numbers than this are left to L-BFGS: measured, the faster search at
-# every size (experiments/benchmarks/README.md), but Newton's ends nearer the optimum.
+# Problems of more numbers than this are left to L-BFGS, the faster search at every size
+# (experiments/benchmarks/README.md); Newton's ends nearer the optimum, and knows it.
 NEWTON_SIZE = 2000
 
 
@@ -22,20 +22,21 @@ def find_minimum(
     multiply: Callable[[Point, Float[Array, " n"]], Float[Array, " n"]],
     start: Float[Array, " n"],
     while_loop: Callable[..., Any],
-    **options: Any,
+    **ends: Any,
 ) -> Search:
-    """Minimises by the search that suits the size; a stream has but one.
+    """Minimises by L-BFGS; where the size allows it, Newton's method then goes on.
 
     Args:
       evaluate: as in `minimize_newton`.
       multiply: likewise.
       start: the first params.
       while_loop: `jax.lax.while_loop`, or that of a stream, which only L-BFGS enters.
-      **options: tolerance, precision and max_evaluations.
+      **ends: what ends either search, see `is_open`.
 
     Returns:
       The last state of the `Search`.
     """
-    if while_loop is lax.while_loop and len(start) <= NEWTON_SIZE:
-        return minimize_newton(evaluate, multiply, start, **options)
-    return minimize(evaluate, start, while_loop=while_loop, **options)
+    found = minimize(evaluate, start, while_loop=while_loop, **ends)
+    if while_loop is not lax.while_loop or len(start) > NEWTON_SIZE:
+        return found
+    return minimize_newton(evaluate, multiply, found, **ends)

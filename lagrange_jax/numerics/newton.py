@@ -13,14 +13,14 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, unseen
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose, inner, is_open
 
 __all__ = ["minimize_newton"]
 
@@ -52,52 +52,40 @@ class _Step(NamedTuple):
 def minimize_newton(
     evaluate: Callable[[Float[Array, " n"]], Point],
     multiply: Callable[[Point, Float[Array, " n"]], Float[Array, " n"]],
-    start: Float[Array, " n"],
-    *,
-    tolerance: Float[Array, ""] | float,
-    precision: Float[Array, ""] | float,
-    max_evaluations: Int[Array, ""] | int,
+    search: Search,
+    **ends: Any,
 ) -> Search:
-    """Minimises a smooth function whose Hessian can be multiplied with.
+    """Goes on with a search for the minimum of a smooth function.
 
     Args:
       evaluate: `evaluate(params) -> Point`.
       multiply: `multiply(point, direction)`, the Hessian at a point times a direction.
-      start: the first params; units in which the curvature is even serve best.
-      tolerance: ends the search once `residual` is at most this,
-      precision: and the last step gained no more than this part of the value.
-      max_evaluations: ends it in any case; each product counts as one.
+      search: where to start; units in which the curvature is even serve best.
+      **ends: what ends the search, see `is_open`; each product counts as an evaluation.
 
     Returns:
-      The last state.
+      The last state. What was left to be gained is not taken over, but found out.
     """
     length = lambda x: jnp.sqrt(inner(x, x))  # noqa: E731
-    # The start is evaluated inside the loop, as a first step of no length: the program
-    # then holds the function once.
-    first = unseen(evaluate, start)
+    most = ends["max_evaluations"]
 
-    def is_open(state):
-        search, _ = state
-        is_settled = (search.best.residual <= tolerance) & (
-            search.left <= precision * jnp.abs(search.best.value)
-        )
-        is_left = search.num_evaluations < max_evaluations
-        return ~is_settled & is_left & ~search.is_stuck
+    def widest(best):
+        # In units of even curvature this is how far a good part of the value lies.
+        least = LEAST_RADIUS * jnp.sqrt(jnp.abs(best.value))
+        return jnp.maximum(2 * length(best.params) + length(best.gradient), least)
 
     def body(state):
-        search, radius = state
-        best = search.best
-        limit = max_evaluations - search.num_evaluations - 1
+        (best, count, _, left), radius = state
+        limit = most - count - 1
         step = _model_step(lambda v: multiply(best, v), best, radius, limit)
         size = length(step.step)
         gain = -inner(step.step, best.gradient + step.residual) / 2
         trial = evaluate(best.params + step.step)
-        is_first = jnp.isinf(best.value)
         noise = NOISE * jnp.finfo(gain.dtype).eps * jnp.abs(trial.value)
         fall = best.value - trial.value
         # Where rounding hides what is gained the slopes at both ends tell it.
         slopes = -inner(step.step, best.gradient + trial.gradient) / 2
-        is_hidden = (gain <= noise) & (jnp.abs(fall) <= noise) & ~is_first
+        is_hidden = (gain <= noise) & (jnp.abs(fall) <= noise)
         fall = jnp.where(is_hidden, slopes, fall)
         share = fall / jnp.where(gain > 0, gain, 1)
         is_accepted = (share >= LEAST_SHARE) & jnp.isfinite(
@@ -105,19 +93,18 @@ def minimize_newton(
         )
         grown = jnp.where((share > 0.75) & (size > 0.9 * radius), 2, 1) * radius
         shrunk = jnp.where(share >= 0.25, grown, size / 4)
-        widest = 2 * length(trial.params) + length(trial.gradient)
-        # In units of even curvature this is how far a good part of the value lies.
-        widest = jnp.maximum(widest, LEAST_RADIUS * jnp.sqrt(jnp.abs(trial.value)))
-        is_stuck = ~is_accepted & ~(shrunk > SMALLEST_RADIUS * widest)
-        count = search.num_evaluations + 1 + step.count
         # After a step inside the ball the next one gains much less still.
-        is_inside = (size < 0.9 * radius) & ~is_first
-        left = jnp.where(is_inside, gain, jnp.where(is_accepted, jnp.inf, search.left))
-        search = Search(choose(is_accepted, trial, best), count, is_stuck, left)
-        return search, jnp.where(is_first, widest, shrunk)
+        is_inside = size < 0.9 * radius
+        left = jnp.where(is_inside, gain, jnp.where(is_accepted, jnp.inf, left))
+        best = choose(is_accepted, trial, best)
+        is_stuck = ~is_accepted & ~(shrunk > SMALLEST_RADIUS * widest(best))
+        return Search(best, count + 1 + step.count, is_stuck, left), shrunk
 
-    search = Search(first, jnp.int32(0), jnp.zeros((), bool), first.value)
-    return lax.while_loop(is_open, body, (search, first.value))[0]
+    is_left = search.num_evaluations < most
+    left = jnp.where(is_left, jnp.inf, search.left)
+    search = search._replace(is_stuck=jnp.zeros((), bool), left=left)
+    state = search, widest(search.best)
+    return lax.while_loop(lambda state: is_open(state[0], **ends), body, state)[0]
 
 
 def _model_step(multiply, best, radius, limit) -> _Step:

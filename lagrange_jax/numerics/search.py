@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.numerics.linalg import dot
 
-__all__ = ["NOISE", "Point", "Search", "choose", "inner", "unseen"]
+__all__ = ["NOISE", "Point", "Search", "choose", "inner", "is_open", "unseen"]
 
 # Rounding of a mean loss over many examples, in units of eps.
 NOISE = 8
@@ -53,6 +53,30 @@ class Search(NamedTuple):
 def inner(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
     """Returns the inner product in full precision."""
     return dot(a, b)
+
+
+def is_open(
+    search: Search,
+    *,
+    tolerance: Float[Array, ""] | float,
+    precision: Float[Array, ""] | float = jnp.inf,
+    unit: Float[Array, ""] | float = 0.0,
+    max_evaluations: Int[Array, ""] | int,
+) -> Bool[Array, ""]:
+    """Returns whether a search has to go on.
+
+    Args:
+      search: its state.
+      tolerance: of the residual; the search is settled where that is at most this
+      precision: and what is left to be gained at most this part of the value.
+      unit: values below it count as it.
+      max_evaluations: ends the search in any case, as being stuck does.
+    """
+    value = jnp.maximum(jnp.abs(search.best.value), unit)
+    is_settled = search.best.residual <= tolerance
+    is_settled &= search.left <= precision * value
+    is_left = search.num_evaluations < max_evaluations
+    return ~is_settled & is_left & ~search.is_stuck
 
 
 def unseen(evaluate: Callable[[Any], Point], start: Float[Array, " n"]) -> Point:

@@ -25,6 +25,7 @@ __all__ = [
     "convex_status",
     "excess_residual",
     "kkt_rows",
+    "least_unit",
     "proven_gap",
     "residual_size",
 ]
@@ -132,12 +133,16 @@ def excess_residual(
     than the tolerance of the loss, or of a small part of the variance at the start, is
     left to be gained: loss and slope may both be small beside those of the start.
     """
-    unit = SMALL_LOSS * jnp.sum(statistics.spectrum.variance)
-    unit = jnp.maximum(jnp.abs(loss.loss), unit)
+    unit = jnp.maximum(jnp.abs(loss.loss), least_unit(statistics))
     stationarity = rows["stationarity"].max()
     stationarity = jnp.where(left <= tolerance * unit, stationarity, jnp.inf)
     proven = _share(proven_gap(statistics, rows, loss), unit)
     return jnp.minimum(stationarity, PROVEN * proven)
+
+
+def least_unit(statistics: ExampleStatistics) -> Float[Array, ""]:
+    """Returns the loss below which parts of a loss are parts of this."""
+    return SMALL_LOSS * jnp.sum(statistics.spectrum.variance)
 
 
 def proven_gap(

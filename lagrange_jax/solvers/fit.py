@@ -13,8 +13,8 @@ column j. The minimiser of that quadratic model under the norm is found from one
 eigendecomposition: the search starts there, in coordinates in which the model is the
 identity.
 
-**Search.** Newton's method with conjugate gradients where the head is small and the
-examples are at hand; L-BFGS for larger heads and streams.
+**Search.** L-BFGS; where the head is small and the examples are at hand, Newton's
+method with conjugate gradients goes on from there.
 
 **Beyond the optimum.** An equality that the ball's solution does not reach is filled,
 for softmax, with a vector added to all k > 1 columns, which changes no probability. For
@@ -42,6 +42,7 @@ from lagrange_jax.solvers.convex_certificate import (
     convex_status,
     excess_residual,
     kkt_rows,
+    least_unit,
     proven_gap,
     residual_size,
 )
@@ -281,6 +282,7 @@ def _minimize(problem, kernel, bias, on_sphere) -> _End:
     options = dict(
         tolerance=problem.tolerance,
         precision=PRECISION * problem.tolerance,
+        unit=least_unit(problem.statistics),
         max_evaluations=problem.max_steps,
     )
     loop = problem.batches.while_loop
