@@ -25,6 +25,7 @@ from lagrange_jax import losses
 from lagrange_jax.batches import as_batches
 from lagrange_jax.numerics.lbfgs import minimize
 from lagrange_jax.numerics.newton import minimize_newton
+from lagrange_jax.numerics.search import Search
 from lagrange_jax.solvers import fit
 from lagrange_jax.solvers.examples import example_statistics
 
@@ -71,12 +72,14 @@ def draw(name: str, d: int, k: int) -> tuple[np.ndarray, np.ndarray, float]:
     return np.asarray(features, np.float32), targets, float(np.sum(truth**2))
 
 
-def by_newton(evaluate, multiply, start, while_loop, **options):
-    return minimize_newton(evaluate, multiply, start, **options)
+def by_newton(evaluate, multiply, start, while_loop, **ends):
+    first = evaluate(start)
+    search = Search(first, jnp.int32(1), jnp.zeros((), bool), first.value)
+    return minimize_newton(evaluate, multiply, search, **ends)
 
 
-def by_lbfgs(evaluate, multiply, start, while_loop, **options):
-    return minimize(evaluate, start, **options)
+def by_lbfgs(evaluate, multiply, start, while_loop, **ends):
+    return minimize(evaluate, start, **ends)
 
 
 def searches(name: str, d: int, k: int, part: float) -> dict[str, Any]:

@@ -231,6 +231,23 @@ def test_derivatives_are_those_of_the_value(name, x64):
     assert error < 1e-5
 
 
+def test_softmax_keeps_the_digits_of_a_class_all_but_certain():
+    """In float32 one less its probability would have none of them."""
+    rng = np.random.default_rng(0)
+    z, d = (rng.normal(size=(4, 3)).astype(np.float32) for _ in range(2))
+    z[:, 1] += 17.0
+    targets = np.eye(3, dtype=np.float32)[[1, 1, 0, 2]]
+    kind, p = losses.softmax()
+    p_exact = np.exp(z.astype(float) - z.max(1, keepdims=True))
+    total = p_exact.sum(1, keepdims=True)
+    wrong = np.where(np.arange(3) == 1, 0, p_exact).sum(1) / total[:, 0]
+    slopes = kind.slope(p, z, targets)
+    np.testing.assert_allclose(slopes[:2, 1], -wrong[:2], rtol=1e-5)
+    shares, above = p_exact / total, d.astype(float) - d[:, 1:2]
+    bent = shares * (above - (shares * above).sum(1, keepdims=True))
+    np.testing.assert_allclose(kind.bend(p, z, targets, d), bent, rtol=1e-5)
+
+
 def test_labels_of_every_kind_are_the_same_classes():
     """Narrow integers, whose own type holds too few numbers, floats and columns."""
     wide = np.arange(0, 250, 3)

@@ -58,6 +58,33 @@ def test_all_but_separate_classes_have_a_usable_head():
     assert float(head.objective) < 1e-6 and float(head.gap_bound) < 1e-4
 
 
+def test_a_class_of_next_to_no_weight_is_solved_for():
+    """What the others lose to it is less than float32 tells from one."""
+    features, labels, _ = draw("a class without examples")
+    weights = np.array([1, 2e-7], np.float32)[labels]
+    value = weighted(features, labels, weights.astype(float), np.array([0, 1]))
+    price = 1e-9
+    norm_sq = np.sum(least(value, 2, price)[1][:-1] ** 2)
+    head = solve(features, labels, weights, np.float32(norm_sq))
+    assert lj.Status(int(head.status)) == lj.Status.SUCCESS
+    assert float(head.multiplier) == pytest.approx(price, rel=1e-2)
+
+
+def test_rare_classes_do_not_hold_the_search_up():
+    """Weights over five decades and a norm at which rare classes are fitted too."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(150, 10)).astype(np.float32)
+    truth = rng.normal(size=(10, 12))
+    labels = (features @ truth + rng.gumbel(size=(150, 12))).argmax(1).astype(np.int32)
+    weights = (10 ** rng.uniform(-5, 0, 12)).astype(np.float32)[labels]
+    norm = lj.constraints.fixed_norm(3e3, per_output=False, relation="at_most")
+    search = lj.solvers.SearchOptions(max_steps=1000)
+    head = lj.solve_convex(
+        (features, labels, weights), norm, num_outputs=12, search=search
+    )
+    assert lj.Status(int(head.status)) == lj.Status.SUCCESS
+
+
 @jax.jit
 def solve(features, labels, weights, norm_sq):
     norm = lj.constraints.fixed_norm(norm_sq, per_output=False, relation="at_most")
