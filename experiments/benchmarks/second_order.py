@@ -72,14 +72,14 @@ def draw(name: str, d: int, k: int) -> tuple[np.ndarray, np.ndarray, float]:
     return np.asarray(features, np.float32), targets, float(np.sum(truth**2))
 
 
-def by_newton(evaluate, multiply, start, while_loop, **ends):
-    first = evaluate(start)
+def by_newton(evaluate, multiply, start, direction, while_loop, **ends):
+    first = evaluate(start + direction)
     search = Search(first, jnp.int32(1), jnp.zeros((), bool), first.value)
     return minimize_newton(evaluate, multiply, search, **ends)
 
 
-def by_lbfgs(evaluate, multiply, start, while_loop, **ends):
-    return minimize(evaluate, start, **ends)
+def by_lbfgs(evaluate, multiply, start, direction, while_loop, **ends):
+    return minimize(evaluate, start, direction, **ends)
 
 
 def searches(name: str, d: int, k: int, part: float) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class _State(NamedTuple):
 def minimize(
     evaluate: Callable[[Float[Array, " n"]], Point],
     start: Float[Array, " n"],
+    direction: Float[Array, " n"],
     *,
     while_loop: Callable[..., Any] = lax.while_loop,
     **ends: Any,
@@ -77,6 +78,7 @@ def minimize(
     Args:
       evaluate: `evaluate(params) -> Point`.
       start: the first params; units in which the curvature is even serve best.
+      direction: the first step; the gradient's where that is no descent, or zero.
       while_loop: `jax.lax.while_loop`, or a Python loop of the same signature where
         `evaluate` cannot be traced.
       **ends: what ends the search, see `is_open`.
@@ -95,14 +97,16 @@ def minimize(
     one = jnp.ones((), start.dtype)
     memory = _Memory(pairs, pairs, pairs[:, 0], one)
     search = Search(first, jnp.int32(0), jnp.zeros((), bool), first.value)
-    state = _State(search, -first.gradient, one, memory)
+    state = _State(search, direction, jnp.zeros_like(one), memory)
     return while_loop(lambda state: is_open(state.search, **ends), body, state).search
 
 
 def _advance(state: _State, trial: Point) -> _State:
     (best, count, _, left), direction, step, memory = state
     is_accepted, factor = _judge(best, trial, direction, step)
-    memory = choose(is_accepted, _remember(memory, best, trial), memory)
+    # The given step is too long to tell of the curvature, or of what is left, at its end.
+    is_near = is_accepted & (count > 1)
+    memory = choose(is_near, _remember(memory, best, trial), memory)
     shorter = step * factor
     is_empty = ~jnp.any(memory.weights > 0)
     # A direction that leads nowhere is that of the memory: without it the gradient's.
@@ -112,6 +116,7 @@ def _advance(state: _State, trial: Point) -> _State:
     memory = memory._replace(weights=jnp.where(is_lost, 0, memory.weights))
     at = choose(is_accepted, trial, best)
     turned = _direction(memory, at.gradient)
+    turned = jnp.where(jnp.isinf(best.value), state.direction, turned)
     is_descent = inner(turned, at.gradient) < 0
     turned = jnp.where(is_descent, turned, -memory.scale * at.gradient)
     is_new = is_accepted | is_lost
@@ -119,7 +124,7 @@ def _advance(state: _State, trial: Point) -> _State:
     # From the slopes at both ends, which resolve what the values do not.
     gain = jnp.abs(inner(step * state.direction, best.gradient + trial.gradient)) / 2
     gain = jnp.maximum(gain, FADING * jnp.where(jnp.isinf(left), 0, left))
-    left = jnp.where(is_accepted & ~jnp.isinf(best.value), gain, left)
+    left = jnp.where(is_near, gain, left)
     search = Search(at, count + 1, is_stuck, left)
     return _State(search, direction, jnp.where(is_new, 1, shorter), memory)
 

@@ -21,6 +21,7 @@ def find_minimum(
     evaluate: Callable[[Float[Array, " n"]], Point],
     multiply: Callable[[Point, Float[Array, " n"]], Float[Array, " n"]],
     start: Float[Array, " n"],
+    direction: Float[Array, " n"],
     while_loop: Callable[..., Any],
     **ends: Any,
 ) -> Search:
@@ -29,14 +30,15 @@ def find_minimum(
     Args:
       evaluate: as in `minimize_newton`.
       multiply: likewise.
-      start: the first params.
+      start: as in `minimize`.
+      direction: likewise.
       while_loop: `jax.lax.while_loop`, or that of a stream, which only L-BFGS enters.
       **ends: what ends either search, see `is_open`.
 
     Returns:
       The last state of the `Search`.
     """
-    found = minimize(evaluate, start, while_loop=while_loop, **ends)
+    found = minimize(evaluate, start, direction, while_loop=while_loop, **ends)
     if while_loop is not lax.while_loop or len(start) > NEWTON_SIZE:
         return found
     return minimize_newton(evaluate, multiply, found, **ends)

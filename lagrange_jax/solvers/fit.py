@@ -257,6 +257,8 @@ def _minimize(problem, kernel, bias, on_sphere) -> _End:
     unit = jnp.where(problem.statistics.start.is_free, coordinates.bias_scale, 0)
     start = coordinates.of_kernel(kernel, on_sphere), jnp.zeros_like(bias)
     flat, unravel = ravel_pytree(start)
+    # In the ball from its centre: no worse than a constant, wherever the model leads.
+    first, direction = jnp.where(on_sphere, flat, 0), jnp.where(on_sphere, 0, flat)
     to_kernel = lambda values: coordinates.to_kernel(values, on_sphere)  # noqa: E731
 
     def evaluate(params):
@@ -286,10 +288,9 @@ def _minimize(problem, kernel, bias, on_sphere) -> _End:
         max_evaluations=problem.max_steps,
     )
     loop = problem.batches.while_loop
-    found = find_minimum(evaluate, multiply, flat, loop, **options)
+    found = find_minimum(evaluate, multiply, first, direction, loop, **options)
     head, slope = found.best.extra
-    kernel, bias = head
-    return _End(kernel, bias, slope, found.left)
+    return _End(*head, slope, found.left)
 
 
 def _residual(problem, kernel, found, on_sphere):

@@ -42,7 +42,7 @@ def test_newton_goes_on_where_another_search_stopped():
     found = go_on(bowl, jnp.zeros(3))
     np.testing.assert_allclose(found.best.params, 1, atol=1e-5)
     evaluate, multiply = make(bowl)
-    spent = minimize(evaluate, jnp.zeros(3), **{**ENDS, "max_evaluations": 2})
+    spent = minimize(evaluate, jnp.zeros(3), jnp.zeros(3), **{**ENDS, "max_evaluations": 2})
     ends = {**ENDS, "max_evaluations": 2}
     same = minimize_newton(evaluate, multiply, spent, **ends)
     assert same.num_evaluations == spent.num_evaluations == 2
@@ -53,7 +53,7 @@ def test_a_search_is_settled_by_its_unit_where_the_value_is_next_to_nothing():
     quartic = lambda x: jnp.sum(x**4)  # noqa: E731
     evaluate, _ = make(quartic)
     ends = dict(tolerance=1.0, precision=1e-6, max_evaluations=200)
-    exact = minimize(evaluate, jnp.ones(2), **ends)
-    short = minimize(evaluate, jnp.ones(2), unit=1.0, **ends)
+    exact = minimize(evaluate, jnp.ones(2), jnp.zeros(2), **ends)
+    short = minimize(evaluate, jnp.ones(2), jnp.zeros(2), unit=1.0, **ends)
     assert short.num_evaluations < exact.num_evaluations
     assert short.best.value < 1e-5
