@@ -104,7 +104,7 @@ def minimize(
 def _advance(state: _State, trial: Point) -> _State:
     (best, count, _, left), direction, step, memory = state
     is_accepted, factor = _judge(best, trial, direction, step)
-    # The given step is too long to tell of the curvature, or of what is left, at its end.
+    # The given step is too long to tell of the curvature or of what is left.
     is_near = is_accepted & (count > 1)
     memory = choose(is_near, _remember(memory, best, trial), memory)
     shorter = step * factor

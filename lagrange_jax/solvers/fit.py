@@ -10,8 +10,8 @@ $W = 2 \sqrt{c}\, Y / (1 + \|Y\|^2)$, a smooth image of all of space, in the bal
 
 **Start and scale.** At a zero kernel the loss has a curvature of about $h_j S$ in the
 column j. The minimiser of that quadratic model under the norm is found from one
-eigendecomposition: the search starts there, in coordinates in which the model is the
-identity.
+eigendecomposition: the first step leads there, in coordinates in which the model is the
+identity, and is shortened where the loss is more curved.
 
 **Search.** L-BFGS; where the head is small and the examples are at hand, Newton's
 method with conjugate gradients goes on from there.
@@ -289,8 +289,8 @@ def _minimize(problem, kernel, bias, on_sphere) -> _End:
     )
     loop = problem.batches.while_loop
     found = find_minimum(evaluate, multiply, first, direction, loop, **options)
-    head, slope = found.best.extra
-    return _End(*head, slope, found.left)
+    (kernel, bias), slope = found.best.extra
+    return _End(kernel, bias, slope, found.left)
 
 
 def _residual(problem, kernel, found, on_sphere):

@@ -1,5 +1,7 @@
 """The searches for a minimum themselves, on functions of one or a few numbers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from lagrange_jax.numerics.lbfgs import minimize
 from lagrange_jax.numerics.newton import minimize_newton
 from lagrange_jax.numerics.search import Point, Search
 
-ENDS = dict(tolerance=1e-5, precision=1e-7, max_evaluations=200)
+ENDS: dict[str, Any] = dict(tolerance=1e-5, precision=1e-7, max_evaluations=200)
 
 
 def make(function):
@@ -42,17 +44,26 @@ def test_newton_goes_on_where_another_search_stopped():
     found = go_on(bowl, jnp.zeros(3))
     np.testing.assert_allclose(found.best.params, 1, atol=1e-5)
     evaluate, multiply = make(bowl)
-    spent = minimize(evaluate, jnp.zeros(3), jnp.zeros(3), **{**ENDS, "max_evaluations": 2})
     ends = {**ENDS, "max_evaluations": 2}
+    spent = minimize(evaluate, jnp.zeros(3), jnp.zeros(3), **ends)
     same = minimize_newton(evaluate, multiply, spent, **ends)
     assert same.num_evaluations == spent.num_evaluations == 2
     assert same.left == spent.left
 
 
+def test_a_step_beyond_the_minimum_is_shortened_and_one_uphill_not_gone():
+    """A model may lead far astray; the start is better then."""
+    steep = lambda x: jnp.sum(jnp.exp(3 * x) / 3 - x)  # noqa: E731
+    evaluate, _ = make(steep)
+    for step in (30.0, -5.0):
+        found = minimize(evaluate, jnp.full(1, -1.0), jnp.full(1, step), **ENDS)
+        np.testing.assert_allclose(found.best.params, 0, atol=1e-5)
+
+
 def test_a_search_is_settled_by_its_unit_where_the_value_is_next_to_nothing():
     quartic = lambda x: jnp.sum(x**4)  # noqa: E731
     evaluate, _ = make(quartic)
-    ends = dict(tolerance=1.0, precision=1e-6, max_evaluations=200)
+    ends = {**ENDS, "tolerance": 1.0, "precision": 1e-6}
     exact = minimize(evaluate, jnp.ones(2), jnp.zeros(2), **ends)
     short = minimize(evaluate, jnp.ones(2), jnp.zeros(2), unit=1.0, **ends)
     assert short.num_evaluations < exact.num_evaluations
