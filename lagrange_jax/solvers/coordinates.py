@@ -121,8 +121,8 @@ def _multiplier(s, h, projections, norm_sq):
 
 
 def settle(
+    coordinates: Coordinates,
     kernel: Float[Array, "d k"],
-    norm_sq: Float[Array, "1 m"],
     filling: Float[Array, "d k"] | None,
     on_sphere: Bool[Array, ""],
     is_bound: Bool[Array, "1 m"],
@@ -130,8 +130,8 @@ def settle(
     """Puts a kernel from the ball exactly where it belongs.
 
     Args:
+      coordinates: in which it was searched for.
       kernel: what a search returned.
-      norm_sq: the wanted norm.
       filling: None leaves a kernel inside the ball; else its mean column is added to
         all columns, which no softmax sees, until the norm is reached
       on_sphere: where it has to be.
@@ -139,11 +139,11 @@ def settle(
 
     Returns:
       The kernel; on the sphere where it was all but there and the loss falls outwards.
-      To scale an optimum just inside would spoil it.
+      To move an optimum just inside would spoil it.
     """
-    length_sq = column_length(kernel, norm_sq) ** 2
-    near = length_sq >= (1 - ON_SPHERE) * norm_sq
-    scaled = kernel * jnp.sqrt(norm_sq / jnp.where(near, length_sq, 1))
+    norm_sq = coordinates.norm_sq
+    is_near = column_length(kernel, norm_sq) ** 2 >= (1 - ON_SPHERE) * norm_sq
+    moved = _onto_sphere(coordinates, kernel)
     if filling is not None:
         centred = kernel - kernel.mean(1, keepdims=True)
         missing = norm_sq - column_length(centred, norm_sq) ** 2
@@ -151,4 +151,20 @@ def settle(
         length = column_length(common, norm_sq)
         factor = jnp.sqrt(jnp.maximum(missing, 0)) / jnp.where(length > 0, length, 1)
         kernel = jnp.where(on_sphere, centred + factor * common, kernel)
-    return jnp.where(near & is_bound, scaled, kernel)
+    return jnp.where(is_near & is_bound, moved, kernel)
+
+
+def _onto_sphere(coordinates, kernel):
+    """Moves a kernel as solutions move with their norm: most where the loss is flat.
+
+    To scale it would bend the loss as much as it is stiff.
+    """
+    basis, norm_sq = coordinates.basis, coordinates.norm_sq
+    direction = dot(basis, coordinates.scale**2 * dot(basis.T, kernel))
+    missing = norm_sq - column_length(kernel, norm_sq) ** 2
+    along = column_sum(direction * kernel, norm_sq)
+    root = along**2 + column_sum(direction**2, norm_sq) * missing
+    root = along + jnp.sqrt(jnp.maximum(root, 0))
+    moved = kernel + missing / jnp.where(root > 0, root, 1) * direction
+    length = column_length(moved, norm_sq)
+    return moved * (jnp.sqrt(norm_sq) / jnp.where(length > 0, length, 1))

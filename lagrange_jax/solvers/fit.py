@@ -191,7 +191,7 @@ def _solution(problem, end, is_beyond, tie_break, is_known, shape):
     tolerance, on_sphere = SETTLED * problem.tolerance, problem.on_sphere
     filling = tie_break if can_fill and not problem.is_ball else None
     is_bound, bias = problem.is_bound(end), end.bias
-    kernel = settle(end.kernel, problem.norm_sq, filling, on_sphere, is_bound)
+    kernel = settle(problem.coordinates, end.kernel, filling, on_sphere, is_bound)
     kernel = problem.coordinates.factor * kernel
     found = problem.evaluate(problem.risk(), kernel, bias)
     rows = problem.rows(kernel, found, on_sphere, tolerance, can_fill)

@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 import lagrange_jax as lj
+from lagrange_jax.solvers.coordinates import Coordinates, settle
 
 N, D, K = 120, 4, 3
 
@@ -56,6 +57,26 @@ def test_all_but_separate_classes_have_a_usable_head():
     head = lj.solve_convex((features, labels), norm, num_outputs=2)
     assert lj.solvers.is_usable(head.status)
     assert float(head.objective) < 1e-6 and float(head.gap_bound) < 1e-4
+
+
+def test_a_head_just_inside_is_put_on_the_sphere_along_the_path_of_solutions(x64):
+    """To scale it would change the logits most along the stiffest directions."""
+    s, loads = np.array([100.0, 1.0, 1e-3])[:, None], np.array([1.0, 2.0, 0.1])[:, None]
+    kernel = loads / (s + 1e-3)
+    norm_sq = (1 + 5e-4) * np.sum(kernel**2, keepdims=True)
+    scale = (s + 1e-3) ** -0.5
+    coordinates = Coordinates(np.eye(3), scale, np.ones(1), norm_sq)
+    sphere, is_bound = np.array(False), np.ones((1, 1), bool)
+    moved = np.asarray(settle(coordinates, kernel, None, sphere, is_bound))
+    np.testing.assert_allclose(np.sum(moved**2), norm_sq[0, 0], rtol=1e-12)
+
+    def residual(kernel):
+        slope = s * kernel - loads
+        pull = -np.sum(slope * kernel) / np.sum(kernel**2)
+        return np.linalg.norm(slope + pull * kernel)
+
+    scaled = kernel * np.sqrt(1 + 5e-4)
+    assert residual(moved) < 1e-2 * residual(scaled)
 
 
 def test_a_class_of_next_to_no_weight_is_solved_for():
