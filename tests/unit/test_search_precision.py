@@ -1,6 +1,7 @@
 """Searches that end early: each head against SciPy's minimum in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -61,22 +62,20 @@ def test_all_but_separate_classes_have_a_usable_head():
 
 def test_a_head_just_inside_is_put_on_the_sphere_along_the_path_of_solutions(x64):
     """To scale it would change the logits most along the stiffest directions."""
-    s, loads = np.array([100.0, 1.0, 1e-3])[:, None], np.array([1.0, 2.0, 0.1])[:, None]
+    s, loads = jnp.array([[100.0], [1.0], [1e-3]]), jnp.array([[1.0], [2.0], [0.1]])
     kernel = loads / (s + 1e-3)
-    norm_sq = (1 + 5e-4) * np.sum(kernel**2, keepdims=True)
-    scale = (s + 1e-3) ** -0.5
-    coordinates = Coordinates(np.eye(3), scale, np.ones(1), norm_sq)
-    sphere, is_bound = np.array(False), np.ones((1, 1), bool)
-    moved = np.asarray(settle(coordinates, kernel, None, sphere, is_bound))
-    np.testing.assert_allclose(np.sum(moved**2), norm_sq[0, 0], rtol=1e-12)
+    norm_sq = (1 + 5e-4) * jnp.sum(kernel**2, keepdims=True)
+    coordinates = Coordinates(jnp.eye(3), (s + 1e-3) ** -0.5, jnp.ones(1), norm_sq)
+    yes, no = jnp.ones((1, 1), bool), jnp.zeros((), bool)
+    moved = settle(coordinates, kernel, None, no, yes)
+    np.testing.assert_allclose(jnp.sum(moved**2), norm_sq[0, 0], rtol=1e-12)
 
     def residual(kernel):
         slope = s * kernel - loads
-        pull = -np.sum(slope * kernel) / np.sum(kernel**2)
-        return np.linalg.norm(slope + pull * kernel)
+        pull = -jnp.sum(slope * kernel) / jnp.sum(kernel**2)
+        return jnp.linalg.norm(slope + pull * kernel)
 
-    scaled = kernel * np.sqrt(1 + 5e-4)
-    assert residual(moved) < 1e-2 * residual(scaled)
+    assert residual(moved) < 1e-2 * residual(kernel * (1 + 5e-4) ** 0.5)
 
 
 def test_a_class_of_next_to_no_weight_is_solved_for():
