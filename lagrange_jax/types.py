@@ -128,6 +128,8 @@ class Model(NamedTuple):
       layout: how the head's parameters make a matrix; None for a layer with a
         "kernel" `[d, k]` and perhaps a "bias" `[k]`.
       tap_mode: the pass that `taps` looks at, "inference" or "training".
+      tap_train: `tap_train(variables, inputs, key) -> (taps, variables)`, `taps` of a
+        training pass and the state that it updated; None makes it two passes.
     """
 
     init: Callable[[Key], Variables]
@@ -138,6 +140,7 @@ class Model(NamedTuple):
     head: Path
     layout: HeadLayout | None = None
     tap_mode: Literal["inference", "training"] = "inference"
+    tap_train: Callable[[Variables, Any, Key], tuple[Any, Variables]] | None = None
 
 
 InitTransform = Callable[[Key, Model, Variables, Batches], tuple[Variables, Any]]

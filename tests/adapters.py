@@ -61,6 +61,10 @@ def check_training_mode(model, inference, variables, x, hidden, statistics):
     chex.assert_trees_all_equal_structs(variables, updated)
     tap = model.taps(variables, x, key)[model.head]
     np.testing.assert_allclose(tap.outputs, outputs, rtol=1e-5, atol=1e-6)
+    taps, once = model.tap_train(variables, x, key)
+    chex.assert_trees_all_close(taps[model.head], tap, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(once, updated, rtol=1e-5, atol=1e-6)
+    assert inference.tap_train is None
     assert 0.2 < jnp.mean(tap.inputs == 0) < 0.8
     assert not jnp.any(inference.taps(variables, x, key)[model.head].inputs == 0)
 

@@ -35,13 +35,13 @@ class Network(NamedTuple):
       init: `init(key) -> variables`.
       run: `run(variables, inputs, key, training) -> (outputs, variables)`.
       tap: `tap(calls) -> run_tapped`, where `run_tapped(variables, inputs, key) ->
-        (outputs, taps)` is the pass that is tapped; it lists the layers called in
-        `calls` unless that is None.
+        (outputs, taps, variables)` is the pass that is tapped; it lists the layers
+        called in `calls` unless that is None.
     """
 
     init: Callable[[Key], Variables]
     run: Callable[..., tuple[Any, Variables]]
-    tap: Callable[[affine.Calls | None], Callable[..., tuple[Any, affine.Taps]]]
+    tap: Callable[[affine.Calls | None], Callable[..., tuple[Any, affine.Taps, Any]]]
 
 
 def build_model(
@@ -77,14 +77,16 @@ def build_model(
     def forward(variables, inputs, key):
         # An inference pass that draws numbers draws those of `apply`.
         key = jax.random.key(0) if fixed else key
-        outputs, taps = run_tapped(variables, inputs, key)
-        return select(outputs, output), {path: x[-1] for path, x in taps.items()}
+        outputs, taps, updated = run_tapped(variables, inputs, key)
+        taps = {path: x[-1] for path, x in taps.items()}
+        return select(outputs, output), taps, updated
 
     model = Model(
         network.init, apply, apply_train, lambda *_: {}, paths, found.path,
         found.layout, tap_mode,
     )  # fmt: skip
-    return model._replace(taps=_make_taps(model, found, forward))
+    taps, tap_train = _make_taps(model, found, forward)
+    return model._replace(taps=taps, tap_train=None if fixed else tap_train)
 
 
 def require_mode(tap_mode: str) -> None:
@@ -101,7 +103,7 @@ def _trace(network, example, output) -> tuple[Trace, tuple[affine.Layer, ...]]:
     counts: dict[Path, int] = {}
 
     def tapped(variables, inputs, key):
-        outputs, taps = run(variables, inputs, key)
+        outputs, taps, _ = run(variables, inputs, key)
         counts.update({path: len(x) for path, x in taps.items()})
         chosen = select(outputs, output)
         _require_floating(chosen)
@@ -150,8 +152,8 @@ def _multiply(features: jax.Array, head: HeadArrays, like: jax.Array) -> jax.Arr
     return outputs + jnp.broadcast_to(head.bias.astype(like.dtype), outputs.shape)
 
 
-def _make_taps(model: Model, head: Head, forward: Any) -> Any:
-    """Returns `taps` of a model whose head's inputs are the features."""
+def _make_taps(model: Model, head: Head, forward: Any) -> tuple[Any, Any]:
+    """Returns `taps` and `tap_train`; the inputs of the head are the features."""
     layout = head.layout
 
     def shaped(rows, outputs):
@@ -159,18 +161,20 @@ def _make_taps(model: Model, head: Head, forward: Any) -> Any:
         return rows.reshape(*lead, -1)
 
     def plain(variables, inputs, key):
-        outputs, taps = forward(variables, inputs, key)
+        outputs, taps, updated = forward(variables, inputs, key)
         own = taps[head.path]
         outputs = own.outputs if layout.is_shifted else outputs
-        return taps, Tap(shaped(own.inputs, outputs), shaped(outputs, outputs))
+        tap = Tap(shaped(own.inputs, outputs), shaped(outputs, outputs))
+        return taps, tap, updated
 
     def with_offset(variables, inputs, key):
         old = get_head(model, variables)
         zero = jax.tree.map(jnp.zeros_like, old)
-        outputs, taps = forward(set_head(model, variables, *zero), inputs, key)
+        variables = set_head(model, variables, *zero)
+        outputs, taps, updated = forward(variables, inputs, key)
         features = shaped(taps[head.path].inputs, outputs)
         offset = shaped(outputs, outputs)
-        return taps, Tap(features, _multiply(features, old, offset), offset)
+        return taps, Tap(features, _multiply(features, old, offset), offset), updated
 
     def free(variables, inputs, key):
         old = get_head(model, variables)
@@ -184,14 +188,15 @@ def _make_taps(model: Model, head: Head, forward: Any) -> Any:
 
         outputs, rows = derivative_features(run, array, layout)
         features, offset = shaped(rows, outputs), shaped(outputs, outputs)
-        _, taps = forward(variables, inputs, key) if model.layers else (None, {})
+        _, taps, updated = forward(variables, inputs, key)
         tap = Tap(features, _multiply(features, old, offset), offset)
-        return taps, tap if head.has_offset else tap._replace(offset=None)
+        return taps, tap if head.has_offset else tap._replace(offset=None), updated
 
     make = free if not head.is_tapped else with_offset if head.has_offset else plain
 
-    def taps(variables, inputs, key):
-        found, own = make(variables, inputs, key)
-        return {path: found[path] for path in model.layers} | {head.path: own}
+    def tap_train(variables, inputs, key):
+        found, own, updated = make(variables, inputs, key)
+        taps = {path: found[path] for path in model.layers} | {head.path: own}
+        return taps, {**updated, "params": variables["params"]}
 
-    return taps
+    return lambda *arguments: tap_train(*arguments)[0], tap_train

@@ -140,7 +140,9 @@ def as_model(
                 outputs, updates = run(
                     variables, inputs, key, taps_train, collections=(affine.TAPS,)
                 )
-            return outputs, affine.read_taps(updates.get(affine.TAPS, {}))
+            taps = affine.read_taps(updates.get(affine.TAPS, {}))
+            updates = {name: x for name, x in updates.items() if name != affine.TAPS}
+            return outputs, taps, {**variables, **updates}
 
         return run_tapped
 

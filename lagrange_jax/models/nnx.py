@@ -217,7 +217,12 @@ def as_model(
             for path, site in sites_of(copy).items():
                 record(site, path, calls)
         run = runner(copy)
-        return lambda *args: run(*args)[::2]
+
+        def run_tapped(*args):
+            outputs, updated, taps = run(*args)
+            return outputs, taps, updated
+
+        return run_tapped
 
     def run(variables, inputs, key, training):
         mode = "training" if training else "inference"

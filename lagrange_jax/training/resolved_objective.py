@@ -116,8 +116,7 @@ def resolved_objective(
 
         def of_body(params):
             given = {**variables, "params": params}
-            _, updated = model.apply_train(given, batch.inputs, key)
-            tap = tap_head(model, given, batch.inputs, key)
+            tap, updated = _train_and_tap(model, given, batch.inputs, key)
             rows = _rows(model, resolver, memory.head.kernel, tap, batch)
             value, state = _solve(resolver, memory, rows)
             return value, (updated, state)
@@ -140,6 +139,15 @@ def _searched(resolver: Resolver, kernel) -> Loss | None:
     """The loss of so many outputs; None for squared error, which has a closed form."""
     loss = resolver.loss
     return None if loss.kind == SQUARED_ERROR else as_loss(loss, kernel.shape[1])
+
+
+def _train_and_tap(model: Model, variables, inputs, key):
+    """Returns the tap of the head in a training pass, and the updated variables."""
+    if model.tap_train is not None:
+        taps, updated = model.tap_train(variables, inputs, key)
+        return taps[model.head], updated
+    _, updated = model.apply_train(variables, inputs, key)
+    return tap_head(model, variables, inputs, key), updated
 
 
 def _rows(model: Model, resolver: Resolver, kernel, tap: Tap, batch: Batch) -> Rows:
