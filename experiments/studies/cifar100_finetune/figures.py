@@ -50,10 +50,23 @@ def _lowest_loss(runs: Sequence[Run]) -> float:
     return float(np.mean([run.validation_loss.min() for run in runs]))
 
 
+def _best(by_rate: Sequence[list[Run]]) -> list[Run]:
+    """Returns the runs of the best rate, on the seeds that all rates have."""
+    seeds = set.intersection(*({run.row["seed"] for run in x} for x in by_rate))
+
+    def score(runs):
+        # Where no step lowers the loss, that of the start is all rates' lowest.
+        runs = [run for run in runs if run.row["seed"] in seeds]
+        return _lowest_loss(runs), np.mean([run.validation_loss[-1] for run in runs])
+
+    return min(by_rate, key=score)
+
+
 def best_runs(folder: Path) -> dict[str, dict[int, Run]]:
     """Returns the runs of each head by seed, at the learning rate best for the head.
 
-    Best is the lowest validation loss of a run, on average over the seeds.
+    Best is the lowest validation loss of a run, on average over the seeds that all
+    rates have; among equals, the lowest at the end.
     """
     arrays = record.read_arrays(folder)
     runs = defaultdict(lambda: defaultdict(list))
@@ -61,7 +74,7 @@ def best_runs(folder: Path) -> dict[str, dict[int, Run]]:
         curve = [arrays[f"{row['name']}/{field}"] for field in Run._fields[1:]]
         runs[row["head"]][row["learning_rate"]].append(Run(row, *curve))
     heads = sorted(runs, key=_place)
-    best = {head: min(runs[head].values(), key=_lowest_loss) for head in heads}
+    best = {head: _best([*runs[head].values()]) for head in heads}
     return {head: {x.row["seed"]: x for x in some} for head, some in best.items()}
 
 
