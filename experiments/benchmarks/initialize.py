@@ -9,9 +9,6 @@ is measured in a process of its own without a cache of compiled programs.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -118,16 +115,6 @@ def share(case: Case, rounds: int) -> dict[str, float]:
     return {**medians, "share": timing.ratio(times, "check", "whole")}
 
 
-def run_cold(name: str) -> dict[str, float]:
-    """Runs `cold` in a process of its own."""
-    command = [sys.executable, "-m", MODULE, "--cold", name]
-    without_cache = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        command, env=without_cache, check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -140,7 +127,8 @@ def main() -> None:
         return
     rows = []
     for name, case in CASES.items():
-        rows.append({"case": name, **run_cold(name), **share(case, options.rounds)})
+        first = timing.cold(MODULE, name)
+        rows.append({"case": name, **first, **share(case, options.rounds)})
         print(json.dumps(rows[-1]), flush=True)
         command = f"python -m {MODULE} --rounds {options.rounds}"
         timing.write_rows(options.out, command, rows)

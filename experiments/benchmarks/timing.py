@@ -6,6 +6,8 @@ Import this before any numerical library and call `use_one_core` first of all.
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from experiments.common.environment import cores, environment
 
-__all__ = ["Times", "measure", "ratio", "use_one_core", "write_rows"]
+__all__ = ["Times", "cold", "measure", "ratio", "use_one_core", "write_rows"]
 
 Times = dict[str, list[float]]
 
@@ -57,6 +59,16 @@ def ratio(times: Times, name: str, base: str | Sequence[str], scale=1.0) -> floa
     below = [sum(column) for column in columns]
     pairs = zip(times[name], below, strict=True)
     return scale * statistics.median(a / b for a, b in pairs)
+
+
+def cold(module: str, name: str) -> dict[str, Any]:
+    """Returns what `module --cold name` prints, nothing being compiled yet."""
+    command = [sys.executable, "-m", module, "--cold", name]
+    without_cache = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        command, env=without_cache, check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:

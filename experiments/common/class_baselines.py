@@ -1,4 +1,4 @@
-"""Heads that no Lagrangian gives: class means, and scikit-learn's optimum."""
+"""Heads that no Lagrangian gives: frequencies, class means, scikit-learn's optimum."""
 
 import warnings
 from typing import Any
@@ -8,15 +8,31 @@ from jaxtyping import Float
 
 from experiments.backbones.problem import Split
 
-__all__ = ["class_means", "fit_logistic_regression", "imprinted"]
+__all__ = [
+    "class_means",
+    "cross_validate_logistic_regression",
+    "fit_logistic_regression",
+    "frequencies",
+    "imprinted",
+]
 
 Kernel = Float[np.ndarray, "d k"]
 Bias = Float[np.ndarray, " k"]
 
 
+def frequencies(split: Split, num_classes: int) -> tuple[Kernel, Bias]:
+    """Returns a zero kernel, and the logarithm of how often each class is seen.
+
+    One is added to every count, so that a class without examples has a finite bias.
+    """
+    counts = np.bincount(split.labels, minlength=num_classes) + 1.0
+    kernel = np.zeros((split.features.shape[1], num_classes), np.float32)
+    return kernel, np.log(counts / counts.sum()).astype(np.float32)
+
+
 def _means(split: Split, num_classes: int) -> Kernel:
     one_hot = np.eye(num_classes, dtype=np.float32)[split.labels]
-    return (split.features.T @ one_hot) / one_hot.sum(0)
+    return (split.features.T @ one_hot) / np.maximum(one_hot.sum(0), 1)
 
 
 def class_means(split: Split, num_classes: int) -> tuple[Kernel, Bias]:
@@ -72,3 +88,27 @@ def fit_logistic_regression(
     kernel = model.coef_.T.astype(np.float32)
     assert kernel.shape[1] == num_classes
     return kernel, model.intercept_.astype(np.float32), info
+
+
+def cross_validate_logistic_regression(
+    split: Split, num_classes: int, *, folds: int = 3
+) -> tuple[Kernel, Bias]:
+    """Returns scikit-learn's logistic regression at the best of its ten strengths.
+
+    Args:
+      split: the examples, some of every class for each fold.
+      num_classes: number of classes.
+      folds: of the cross-validation, judged by the log loss.
+    """
+    from sklearn.linear_model import LogisticRegressionCV
+
+    settings: Any = {"l1_ratios": (0.0,), "use_legacy_attributes": False}
+    model: Any = LogisticRegressionCV(
+        Cs=10, cv=folds, scoring="neg_log_loss", max_iter=1000, **settings
+    )
+    model.fit(split.features, split.labels)
+    kernel, bias = model.coef_.T, model.intercept_
+    if num_classes == 2:  # one logit, that of the second class
+        kernel = np.concatenate([np.zeros_like(kernel), kernel], 1)
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    return kernel.astype(np.float32), bias.astype(np.float32)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 import lagrange_jax as lj
 from experiments.backbones.problem import Split
-from experiments.common.class_baselines import class_means, imprinted
+from experiments.common.class_baselines import class_means, frequencies, imprinted
 from experiments.common.class_metrics import temperature
 from experiments.common.methods import both_relations, relation_label
 from lagrange_jax.constraints import Problem, choose_norm, variance_scaling
@@ -51,6 +51,7 @@ RANDOM = {
 }
 
 MEANS: dict[str, Callable[..., Any]] = {
+    "frequencies": frequencies,
     "class_means": class_means,
     "imprinted": imprinted,
 }
@@ -104,6 +105,7 @@ _LABELS = {
     "lecun": "LeCun",
     "orthogonal": "orthogonal",
     "zeros": "zeros",
+    "frequencies": "zeros, bias at the class frequencies",
     "class_means": "nearest class mean",
     "imprinted": "unit class means",
     "forward": "forward",

@@ -1,14 +1,15 @@
-"""Accuracy and cross-entropy of a head."""
+"""Accuracy, cross-entropy and calibration of a head."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.backbones.problem import Split
 
-__all__ = ["Score", "score", "temperature"]
+__all__ = ["Score", "calibration_error", "mean_loss", "score", "temperature"]
 
 
 class Score(NamedTuple):
@@ -38,6 +39,24 @@ def _score(features, labels, kernel, bias):
 def score(split: Split, kernel, bias) -> Score:
     """Returns accuracy and cross-entropy of a head."""
     return Score(*map(float, _score(*split, kernel, bias)))
+
+
+def calibration_error(logits, labels, bins: int = 15) -> float:
+    """Returns the expected calibration error, in bins of equal width.
+
+    The mean distance of accuracy and confidence, each bin counted by its examples.
+
+    Args:
+      logits: `[n, k]`.
+      labels: `[n]` classes.
+      bins: of the confidence, the largest probability.
+    """
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = np.minimum((bins * confidence).astype(int), bins - 1)
+    # Of each bin: (sum of accuracies - sum of confidences) / n.
+    gaps = np.bincount(bin_of, right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 @jax.jit

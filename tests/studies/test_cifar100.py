@@ -18,8 +18,8 @@ from experiments.common import class_baselines as baselines
 from experiments.common import class_heads as heads
 from experiments.common import class_metrics as metrics
 from experiments.common import record
+from experiments.common.head_training import train_heads
 from experiments.studies.cifar100 import figures, results
-from experiments.studies.cifar100.training import train_heads
 
 
 @pytest.fixture
@@ -67,6 +67,21 @@ def test_temperature_minimises_the_loss_whatever_the_size_of_the_head(size):
     optimum: Any = minimize_scalar(loss, bounds=(0.01, 10), method="bounded")
     found = metrics.temperature(split, size * kernel, bias)
     assert size * found == pytest.approx(optimum.x, rel=1e-3)
+
+
+def test_calibration_error_is_the_mean_gap_of_accuracy_and_confidence():
+    split, (kernel, bias) = make_split(), make_head()
+    logits = split.features @ kernel + bias
+    confidence = softmax(logits).max(1)
+    right = logits.argmax(1) == split.labels
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        some = (confidence >= low) & (confidence < low + 1 / 15)
+        if some.any():
+            gap = right[some].mean() - confidence[some].mean()
+            expected += some.mean() * abs(gap)
+    found = metrics.calibration_error(logits, split.labels)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_class_means_predict_as_nearest_centroids():

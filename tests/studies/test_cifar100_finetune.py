@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.common import record
+from experiments.common.corruptions import CORRUPTIONS, corrupt
 from experiments.studies.cifar100_finetune import figures, run, training
 from experiments.studies.cifar100_finetune.config import Config
 
@@ -59,7 +60,7 @@ def test_table_compares_with_the_baseline_of_the_same_seed(folder):
     table = figures.draw(folder)
     assert (folder / "table.md").read_text() == table
     assert (folder / "curves.png").stat().st_size > 10_000
-    header, _, *lines = table.splitlines()
+    header, _, *lines = figures.make_table(folder).splitlines()
     assert "epochs to Kaiming's best validation loss" in header
     cells = [[x.strip() for x in line.split("|")[1:-1]] for line in lines]
     assert [line[0] for line in cells] == [
@@ -71,6 +72,33 @@ def test_table_compares_with_the_baseline_of_the_same_seed(folder):
     gain = 100 * (second["test_accuracy"] - first["test_accuracy"])
     assert cells[0][-1] == "+0.00"
     assert float(cells[1][-1]) == pytest.approx(gain, abs=0.01)
+
+
+def test_shifted_images_are_measured_as_they_are_and_made_worse(folder):
+    for row in record.read_rows(folder):
+        assert [*row["shifted"]] == ["clean", "blur", "contrast"]
+        assert row["shifted"]["clean"]["accuracy"] == row["test_accuracy"]
+    assert "**Test calibration error, %**" in (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_is_the_one_that_its_name_says(name):
+    random = np.random.default_rng(0)
+    images = random.integers(60, 200, (20, 8, 8, 3)).astype(np.uint8)
+    worse = corrupt(images, name)
+    assert worse.shape == images.shape and worse.dtype == np.uint8
+    change = worse.astype(float) - images
+    spread = worse.std((1, 2)).mean() / images.std((1, 2)).mean()
+    if name == "noise":
+        assert change.std() == pytest.approx(0.08 * 255, rel=0.05)
+    elif name == "brightness":
+        np.testing.assert_allclose(change, 0.15 * 255, atol=0.51)
+    else:
+        least, most = {"blur": (0.3, 0.5), "contrast": (0.39, 0.41)}.get(
+            name, (0.45, 0.55)
+        )
+        assert least < spread < most
+        np.testing.assert_allclose(worse.mean((1, 2)), images.mean((1, 2)), atol=4)
 
 
 def test_images_are_balanced_and_apart():

@@ -20,8 +20,8 @@ from experiments.common.class_heads import (
     solve_path,
 )
 from experiments.common.class_metrics import score
+from experiments.common.head_training import train_heads
 from experiments.studies.cifar100.config import Config
-from experiments.studies.cifar100.training import train_heads
 
 __all__ = ["run"]
 

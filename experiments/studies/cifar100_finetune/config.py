@@ -24,6 +24,9 @@ class Config:
       epochs: passes over the images to train on.
       evaluations: measurements in an epoch.
       batch_size: images in a training step.
+      corruptions: names in `corruptions.CORRUPTIONS`; what the trained network is
+        worth on test images made worse.
+      corrupted: that many of the test images, the first ones.
       augment: whether to flip and shift images at random.
     """
 
@@ -40,6 +43,8 @@ class Config:
     evaluations: int = 1
     batch_size: int = 32
     augment: bool = True
+    corruptions: tuple[str, ...] = ()
+    corrupted: int = 2000
 
     @classmethod
     def full(cls) -> "Config":
@@ -57,4 +62,5 @@ class Config:
             held_out_per_class=4,
             epochs=2,
             batch_size=16,
+            corruptions=("blur", "contrast"),
         )

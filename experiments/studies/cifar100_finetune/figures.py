@@ -149,6 +149,32 @@ def make_table(folder: Path) -> str:
     return markdown(header, lines) + "\n"
 
 
+def make_shift_tables(folder: Path) -> str:
+    """Returns what networks are worth on test images as they are, and made worse."""
+    shifted = {
+        head: [run.row["shifted"] for run in by_seed.values()]
+        for head, by_seed in best_runs(folder).items()
+        if all("shifted" in run.row for run in by_seed.values())
+    }
+    blocks = []
+    for field in ("accuracy", "calibration error") if shifted else ():
+        kinds = list(next(iter(shifted.values()))[0])
+        lines = [
+            [
+                label_of(head),
+                *(
+                    interval([100 * row[kind][field] for row in rows], ".1f")
+                    for kind in kinds
+                ),
+            ]
+            for head, rows in shifted.items()
+        ]
+        blocks.append(
+            f"\n**Test {field}, %**\n\n{markdown(['first head', *kinds], lines)}\n"
+        )
+    return "".join(blocks)
+
+
 def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
     """Loss and accuracy of the images held out, and the training loss."""
     figure, axes = plotting.make_axes(1, 3, size=(4.2, 4.0))
@@ -186,6 +212,6 @@ def draw(folder: Path) -> str:
     runs = best_runs(folder)
     if runs:
         plotting.save_figure(draw_curves(runs), folder / "curves.png")
-    table = make_table(folder)
+    table = make_table(folder) + make_shift_tables(folder)
     (folder / "table.md").write_text(table)
     return table

@@ -15,12 +15,14 @@ from experiments.backbones import CifarResNet, problem
 from experiments.common import record
 from experiments.common.class_heads import make_heads, require_heads
 from experiments.common.class_metrics import score
+from experiments.common.corruptions import corrupt
 from experiments.studies.cifar100_finetune.config import Config
 from experiments.studies.cifar100_finetune.training import (
     RESOLVED,
     Images,
     Task,
     compute_features,
+    measure_calibration,
     score_images,
     train_network,
 )
@@ -113,6 +115,24 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
         "initial_test_loss": first.loss,
         "test_accuracy": last.accuracy,
         "test_loss": last.loss,
+        **_shifted(config, task, variables),
+    }
+
+
+def _shifted(config: Config, task: Task, variables: Any) -> dict[str, Any]:
+    """What the network is worth where test images are as they are, and made worse."""
+    if not config.corruptions:
+        return {}
+    some = Images(*(x[: config.corrupted] for x in task.test))
+    worse = {
+        name: Images(corrupt(some.images, name), some.labels)
+        for name in config.corruptions
+    }
+    return {
+        "shifted": {
+            name: measure_calibration(task, variables, images)
+            for name, images in {"clean": some, **worse}.items()
+        }
     }
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from experiments.backbones import CifarResNet
 from experiments.backbones.preprocessing import standardize
-from experiments.common.class_metrics import Score, mean_loss
+from experiments.common.class_metrics import Score, calibration_error, mean_loss
 from experiments.common.curves import shuffled_batches
 from lagrange_jax.models.linen import as_model
 from lagrange_jax.training import resolve_head, resolved_objective
@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "augment_images",
     "compute_features",
+    "measure_calibration",
     "score_images",
     "train_network",
 ]
@@ -177,6 +178,14 @@ def score_images(task: Task, variables: Any, data: Images) -> Score:
     logits = _make_predict(task.depth, task.num_classes)(network, data.images)
     accuracy = np.mean(logits.argmax(1) == data.labels)
     return Score(float(accuracy), float(mean_loss(logits, data.labels)))
+
+
+def measure_calibration(task: Task, variables: Any, data: Images) -> dict[str, float]:
+    """Returns accuracy and expected calibration error of a network with its head."""
+    logits = _make_predict(task.depth, task.num_classes)(variables, data.images)
+    accuracy = float(np.mean(logits.argmax(1) == data.labels))
+    error = calibration_error(logits, data.labels)
+    return {"accuracy": accuracy, "calibration error": error}
 
 
 def train_network(

@@ -1,0 +1,144 @@
+"""Table and figure of the study of few examples, drawn from the record alone."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.common import plotting, record
+from experiments.common.class_heads import label_of
+from experiments.common.tables import interval, markdown
+from experiments.studies.few_examples.run import PEER
+from experiments.studies.few_examples.sources import SOURCES
+from lagrange_jax.plots import plot_band
+
+__all__ = ["draw"]
+
+Rows = Sequence[dict[str, Any]]
+
+
+def _label(head: str) -> str:
+    if head == PEER:
+        return "scikit-learn's LogisticRegressionCV"
+    return label_of(head)
+
+
+def _groups(folder: Path) -> dict[tuple[str, int, str], Rows]:
+    """Returns the rows of all seeds by source, number and head."""
+    groups = defaultdict(list)
+    for row in record.read_rows(folder):
+        groups[row["source"], row["number"], row["head"]].append(row)
+    return dict(groups)
+
+
+def _best_rate(rows: Rows) -> int:
+    """Returns the place of the rate whose validation loss is lowest on average."""
+    return int(np.mean([row["validation_loss"] for row in rows], 0).argmin())
+
+
+def _cells(rows: Rows, rates: Sequence[float]) -> list[str]:
+    """What a head is worth, solved and trained; blank where it was not either."""
+    rate = _best_rate(rows) if "validation_loss" in rows[0] else 0
+
+    def cell(field: str, form: str, factor: float = 1.0) -> str:
+        if field not in rows[0]:
+            return ""
+        values = [np.atleast_1d(row[field]) for row in rows]
+        return interval([factor * x[rate if len(x) > 1 else 0] for x in values], form)
+
+    def seconds(field: str) -> str:
+        values = [row[field] for row in rows if field in row]
+        return f"{np.median(values):.2f}" if values else ""
+
+    return [
+        cell("accuracy_solved", ".1f", 100),
+        cell("loss_solved", ".3f"),
+        seconds("seconds_solved"),
+        cell("accuracy_before", ".1f", 100),
+        f"{rates[rate]:g}" if "validation_loss" in rows[0] else "",
+        cell("test_accuracy", ".1f", 100),
+        cell("test_loss", ".3f"),
+        cell("epochs", ".0f"),
+        seconds("seconds_trained"),
+    ]
+
+
+HEADER = (
+    *("head", "on all examples: test accuracy, %", "test loss", "seconds"),
+    *("on three quarters: test accuracy before training, %", "rate"),
+    *("trained: test accuracy, %", "test loss", "epochs", "seconds, all rates"),
+)
+
+
+def _tables(groups, rates: Sequence[float]) -> str:
+    blocks = []
+    for source, number in dict.fromkeys(key[:2] for key in groups):
+        blocks.append(f"**{SOURCES[source].label}, {number} labelled examples**")
+        lines = [
+            [_label(key[2]), *_cells(rows, rates)]
+            for key, rows in groups.items()
+            if key[:2] == (source, number)
+        ]
+        blocks.append(markdown(HEADER, lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _curve(groups, source: str, head: str) -> tuple[list[int], list[list[float]]]:
+    """Returns numbers and, a line a seed, the test loss that a head is worth there."""
+    numbers, columns = [], []
+    for key, rows in groups.items():
+        if key[0] == source and key[2] == head:
+            numbers.append(key[1])
+            if "loss_solved" in rows[0] and head in ("ce_chosen", PEER):
+                columns.append([row["loss_solved"] for row in rows])
+            else:
+                rate = _best_rate(rows)
+                columns.append([row["test_loss"][rate] for row in rows])
+    return numbers, list(map(list, zip(*columns, strict=False)))
+
+
+def _draw_losses(groups, heads: Sequence[str]):
+    """Test loss against the number of examples: solved heads against trained ones."""
+    sources = list(dict.fromkeys(key[0] for key in groups))
+    figure, axes = plotting.make_axes(1, len(sources), size=(3.6, 3.4))
+    for ax, source in zip(axes.flat, sources, strict=True):
+        for head in heads:
+            numbers, curves = _curve(groups, source, head)
+            solved = head in ("ce_chosen", PEER)
+            plot_band(
+                ax,
+                np.array(numbers),
+                np.array(curves),
+                label=f"{_label(head)}, {'solved' if solved else 'trained'}",
+                color=plotting.colour_of(head, heads),
+                linestyle="-" if solved else "--",
+                marker="o",
+            )
+        ax.set(xscale="log", yscale="log", xlabel="labelled examples")
+        ax.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        ax.set_xticks([], minor=True)
+        plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3))
+        ax.set_title(SOURCES[source].label, fontsize="medium")
+    axes[0, 0].set_ylabel("test cross-entropy")
+    plotting.legend_below(figure, columns=2)
+    return figure
+
+
+def draw(folder: str | Path) -> str:
+    """Draws the figure into the run folder.
+
+    Args:
+      folder: a run folder.
+
+    Returns:
+      The tables, which are also written to `table.md`.
+    """
+    folder = Path(folder)
+    config, groups = record.read_config(folder), _groups(folder)
+    figure = _draw_losses(groups, (*config["heads"], PEER))
+    plotting.save_figure(figure, folder / "losses.png")
+    tables = _tables(groups, config["learning_rates"])
+    (folder / "table.md").write_text(tables)
+    return tables
