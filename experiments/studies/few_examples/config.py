@@ -30,8 +30,8 @@ class Config:
         *("gcv/calibrated", "ce_chosen"),
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-    epochs: int = 100
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    epochs: int = 300
     batch_size: int = 25
     held_out: float = 0.25
     cache: str = "runs/features"
