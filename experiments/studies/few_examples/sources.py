@@ -14,6 +14,9 @@ __all__ = ["SOURCES", "Source", "draw", "numbers_of"]
 UNITS = 256
 """Units of the random encoder."""
 
+MOST_TESTED = 5000
+"""Examples to test with, at most: after every epoch the heads are measured."""
+
 
 class Source(NamedTuple):
     """Where features are from.
@@ -77,12 +80,13 @@ def numbers_of(split: Split, numbers: tuple[int, ...]) -> list[int]:
 
 
 def draw(split: Split, number: int, seed: int) -> tuple[Split, Split]:
-    """Returns `number` examples, of every class its share, and all others."""
+    """Returns `number` examples, of every class its share, and others to test with."""
     from sklearn.model_selection import train_test_split
 
     here, there = train_test_split(
         np.arange(len(split.labels)),
         train_size=number,
+        test_size=min(len(split.labels) - number, MOST_TESTED),
         stratify=split.labels,
         random_state=seed,
     )
