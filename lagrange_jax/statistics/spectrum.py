@@ -35,7 +35,7 @@ __all__ = [
 GRADED = 1e-3
 # Rotations of more columns would take many times what the decomposition does, and what
 # a network of that width computes is no raw table.
-MOST_GRADED = 256
+MOST_GRADED = 64
 
 
 class Factor(NamedTuple):
