@@ -74,7 +74,7 @@ def test_the_smoke_run_records_draws_and_resumes(tmp_path, capsys, standard_prom
     assert solved["loss_solved"] < 0.3 and peer["loss_solved"] < 0.3
     assert min(start["test_loss"]) < start["loss_before"]
     assert "LogisticRegressionCV" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "losses.png").stat().st_size > 100
+    assert (tmp_path / "accuracy.png").stat().st_size > 100
     assert "100 labelled examples" in capsys.readouterr().out
     assert launch.main(arguments) == 0
     assert len(record.read_rows(tmp_path)) == len(rows)

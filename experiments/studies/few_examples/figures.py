@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
 from experiments.common.class_heads import label_of
@@ -17,6 +18,15 @@ from lagrange_jax.plots import plot_band
 __all__ = ["draw"]
 
 Rows = Sequence[dict[str, Any]]
+
+IN_FIGURE = {
+    "kaiming": "Kaiming, trained",
+    "frequencies": "zeros, trained",
+    "gcv/calibrated": "least squares, solved",
+    "ce_chosen": "cross-entropy, solved",
+    PEER: "scikit-learn, solved",
+}
+SOLVED = ("gcv/calibrated", "ce_chosen", PEER)
 
 
 def _label(head: str) -> str:
@@ -72,56 +82,54 @@ HEADER = (
 )
 
 
-def _tables(groups, rates: Sequence[float]) -> str:
+def _tables(groups, heads: Sequence[str], rates: Sequence[float]) -> str:
     blocks = []
     for source, number in dict.fromkeys(key[:2] for key in groups):
         blocks.append(f"**{SOURCES[source].label}, {number} labelled examples**")
         lines = [
-            [_label(key[2]), *_cells(rows, rates)]
-            for key, rows in groups.items()
-            if key[:2] == (source, number)
+            [_label(head), *_cells(groups[source, number, head], rates)]
+            for head in heads
+            if (source, number, head) in groups
         ]
         blocks.append(markdown(HEADER, lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def _curve(groups, source: str, head: str) -> tuple[list[int], list[list[float]]]:
-    """Returns numbers and, a line a seed, the test loss that a head is worth there."""
-    numbers, columns = [], []
-    for key, rows in groups.items():
-        if key[0] == source and key[2] == head:
-            numbers.append(key[1])
-            if "loss_solved" in rows[0] and head in ("ce_chosen", PEER):
-                columns.append([row["loss_solved"] for row in rows])
-            else:
-                rate = _best_rate(rows)
-                columns.append([row["test_loss"][rate] for row in rows])
-    return numbers, list(map(list, zip(*columns, strict=False)))
+def _accuracies(groups, source: str, head: str) -> tuple[list[int], list[list[float]]]:
+    """Returns numbers of examples and, a line a seed, a head's test accuracy in %."""
+    curves, is_solved = {}, head in SOLVED
+    for (name, number, one), rows in groups.items():
+        if (name, one) == (source, head):
+            field = "accuracy_solved" if is_solved else "test_accuracy"
+            at = () if is_solved else _best_rate(rows)
+            curves[number] = [100 * float(np.array(row[field])[at]) for row in rows]
+    numbers = sorted(curves)
+    return numbers, list(map(list, zip(*(curves[n] for n in numbers), strict=False)))
 
 
-def _draw_losses(groups, heads: Sequence[str]):
-    """Test loss against the number of examples: solved heads against trained ones."""
+def _draw_accuracies(groups) -> Figure:
+    """Test accuracy against the number of examples: solved heads and trained ones."""
     sources = list(dict.fromkeys(key[0] for key in groups))
-    figure, axes = plotting.make_axes(1, len(sources), size=(3.6, 3.4))
+    figure, axes = plotting.make_axes(1, len(sources), size=(3.4, 3.6))
     for ax, source in zip(axes.flat, sources, strict=True):
-        for head in heads:
-            numbers, curves = _curve(groups, source, head)
-            solved = head in ("ce_chosen", PEER)
-            plot_band(
-                ax,
-                np.array(numbers),
-                np.array(curves),
-                label=f"{_label(head)}, {'solved' if solved else 'trained'}",
-                color=plotting.colour_of(head, heads),
-                linestyle="-" if solved else "--",
-                marker="o",
-            )
-        ax.set(xscale="log", yscale="log", xlabel="labelled examples")
-        ax.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        ticks = sorted({key[1] for key in groups if key[0] == source})
+        for head, label in IN_FIGURE.items():
+            numbers, curves = _accuracies(groups, source, head)
+            if numbers:
+                plot_band(
+                    ax,
+                    np.array(numbers),
+                    np.array(curves),
+                    label=label,
+                    color=plotting.colour_of(head, [*IN_FIGURE]),
+                    linestyle="-" if head in SOLVED else "--",
+                    marker="o",
+                )
+        ax.set(xscale="log", xlabel="labelled examples")
+        ax.set_xticks(ticks, [f"{number:,}" for number in ticks])
         ax.set_xticks([], minor=True)
-        plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3))
-        ax.set_title(SOURCES[source].label, fontsize="medium")
-    axes[0, 0].set_ylabel("test cross-entropy")
+        ax.set_title(SOURCES[source].label, fontsize="small")
+    axes[0, 0].set_ylabel("test accuracy, %")
     plotting.legend_below(figure, columns=2)
     return figure
 
@@ -137,8 +145,8 @@ def draw(folder: str | Path) -> str:
     """
     folder = Path(folder)
     config, groups = record.read_config(folder), _groups(folder)
-    figure = _draw_losses(groups, (*config["heads"], PEER))
-    plotting.save_figure(figure, folder / "losses.png")
-    tables = _tables(groups, config["learning_rates"])
+    heads = (*config["heads"], PEER)
+    plotting.save_figure(_draw_accuracies(groups), folder / "accuracy.png")
+    tables = _tables(groups, heads, config["learning_rates"])
     (folder / "table.md").write_text(tables)
     return tables
