@@ -77,7 +77,10 @@ class Regret(NamedTuple):
 
 
 def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], Family]:
-    """Returns what is recorded, by task and penalty; two seeds at least."""
+    """Returns what is recorded, by task and penalty; two seeds at least.
+
+    What diverged with every strength on some size is left out.
+    """
     arrays, rows = record.read_arrays(folder), record.read_rows(folder)
     found: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
@@ -89,7 +92,7 @@ def read_families(folder: Path, recipe: str = "base") -> dict[tuple[str, str], F
         heads = _stack(arrays, [f"head/{task}/{row['seed']}" for row in some])
         train, losses, norm = stacked
         sizes = np.array(some[0]["sizes"], float)
-        if len(some) > 1:
+        if len(some) > 1 and np.isfinite(losses).any((0, 2)).all():
             families[task, penalty] = Family(
                 task,
                 penalty,
