@@ -15,7 +15,7 @@ from experiments.studies.cifar100.results import (
     make_tables,
     read_trained,
 )
-from lagrange_jax.plots import plot_band
+from lagrange_jax.plots import plain_log_axes, plot_band
 
 __all__ = ["draw"]
 
@@ -88,6 +88,7 @@ def _draw_norm(ax: Axes, folder: Path, measure: str, factor: float) -> None:
         norm_sq = rows["head/ce_chosen/0"]["norm_sq"]
         ax.axvline(norm_sq, color="0.5", ls="--", label="cross-validated norm")
     ax.set(xlabel="squared norm of the head", xscale="log")
+    plain_log_axes(ax)
 
 
 def draw_norms(folder: Path) -> Figure:
