@@ -23,7 +23,7 @@ class Config:
       cache: folder of the features.
     """
 
-    sources: tuple[str, ...] = ("digits", "breast_cancer", "cifar100")
+    sources: tuple[str, ...] = ("digits", "breast_cancer")
     numbers: tuple[int, ...] = (100, 300, 1000)
     heads: tuple[str, ...] = (
         *("kaiming", "frequencies", "imprinted"),

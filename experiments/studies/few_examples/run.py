@@ -111,8 +111,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
     Args:
       config: what to run.
       folder: the run folder.
-      data_dir: folder with the archive of CIFAR-100 and the weights; None takes
-        LAGRANGE_JAX_DATA.
+      data_dir: folder with the weights of ResNet-20; None takes LAGRANGE_JAX_DATA.
 
     Raises:
       FileNotFoundError: data are missing; the message says what to fetch.

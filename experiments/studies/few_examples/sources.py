@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.backbones.features import extract_features
-from experiments.backbones.problem import Split, load_backbone, load_problem
+from experiments.backbones.problem import Split, load_backbone
 
 __all__ = ["SOURCES", "Source", "draw", "numbers_of"]
 
 UNITS = 256
 """Units of the random encoder."""
-
-MOST_TESTED = 5000
-"""Examples to test with, at most: after every epoch the heads are measured."""
 
 
 class Source(NamedTuple):
@@ -53,23 +50,11 @@ def _breast_cancer(data_dir: str | None, cache: str) -> Split:
     return Split(hidden.astype(np.float32), table.target.astype(np.int32))
 
 
-def _cifar100(data_dir: str | None, cache: str) -> Split:
-    """The training images as ImageNet's ResNet-18 sees them, at 128 pixels."""
-    return load_problem(
-        "resnet18",
-        resolution=128,
-        images_per_class=0,
-        data_dir=data_dir,
-        cache=cache,
-    ).train
-
-
 SOURCES = {
     "digits": Source("digits, ResNet-20 of CIFAR-10", functools.cache(_digits)),
     "breast_cancer": Source(
         "breast cancer, 256 random units", functools.cache(_breast_cancer)
     ),
-    "cifar100": Source("CIFAR-100, ResNet-18 of ImageNet", functools.cache(_cifar100)),
 }
 
 
@@ -80,13 +65,12 @@ def numbers_of(split: Split, numbers: tuple[int, ...]) -> list[int]:
 
 
 def draw(split: Split, number: int, seed: int) -> tuple[Split, Split]:
-    """Returns `number` examples, of every class its share, and others to test with."""
+    """Returns `number` examples, of every class its share, and all others."""
     from sklearn.model_selection import train_test_split
 
     here, there = train_test_split(
         np.arange(len(split.labels)),
         train_size=number,
-        test_size=min(len(split.labels) - number, MOST_TESTED),
         stratify=split.labels,
         random_state=seed,
     )
