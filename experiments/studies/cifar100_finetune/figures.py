@@ -161,7 +161,7 @@ def make_shift_tables(folder: Path) -> str:
         kinds = list(next(iter(shifted.values()))[0])
         lines = [
             [
-                label_of(head),
+                _label(head),
                 *(
                     interval([100 * row[kind][field] for row in rows], ".1f")
                     for kind in kinds
