@@ -36,6 +36,8 @@ FLAT = 64
 LEAST_RADIUS = 0.1
 # A ball this much smaller than the first one means that nothing is to be gained.
 SMALLEST_RADIUS = 1e-7
+# From this tolerance on an answer is rough: a search that says to be done is believed.
+ROUGH = 1e-4
 
 
 class _Step(NamedTuple):
@@ -64,7 +66,8 @@ def minimize_newton(
       **ends: what ends the search, see `is_open`; each product counts as an evaluation.
 
     Returns:
-      The last state. What was left to be gained is not taken over, but found out.
+      The last state. What was left to be gained is not taken over, but found out,
+      unless a rough answer is wanted.
     """
     length = lambda x: jnp.sqrt(inner(x, x))  # noqa: E731
     most = ends["max_evaluations"]
@@ -100,8 +103,8 @@ def minimize_newton(
         is_stuck = ~is_accepted & ~(shrunk > SMALLEST_RADIUS * widest(best))
         return Search(best, count + 1 + step.count, is_stuck, left), shrunk
 
-    is_left = search.num_evaluations < most
-    left = jnp.where(is_left, jnp.inf, search.left)
+    is_doubted = (search.num_evaluations < most) & (ends["tolerance"] < ROUGH)
+    left = jnp.where(is_doubted, jnp.inf, search.left)
     search = search._replace(is_stuck=jnp.zeros((), bool), left=left)
     state = search, widest(search.best)
     return lax.while_loop(lambda state: is_open(state[0], **ends), body, state)[0]
