@@ -10,7 +10,6 @@ own without a cache of compiled programs: the first call compiles.
 import argparse
 import json
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 
@@ -71,13 +70,7 @@ def calls(way: str) -> dict[str, float]:
     grouped = way == WAYS[2]
     grid = partial(lj.run_grid, train, axes, group_sizes=grouped)
     run = by_hand(train, axes) if way == WAYS[0] else grid
-    seconds = []
-    for _ in range(2):
-        wall, processor = time.perf_counter(), time.process_time()
-        jax.block_until_ready(run())
-        seconds += [time.perf_counter() - wall, time.process_time() - processor]
-    names = "first", "first_cpu", "second", "second_cpu"
-    return dict(zip(names, seconds, strict=True))
+    return timing.two_calls(lambda: jax.block_until_ready(run()))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ is measured in a process of its own without a cache of compiled programs.
 
 import argparse
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -82,13 +81,7 @@ def cold(name: str) -> dict[str, float]:
 
     jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
     arguments = prepare(CASES[name])
-    seconds = []
-    for _ in range(2):
-        wall, processor = time.perf_counter(), time.process_time()
-        jax.block_until_ready(lj.initialize(*arguments))
-        seconds += [time.perf_counter() - wall, time.process_time() - processor]
-    names = "first", "first_cpu", "second", "second_cpu"
-    return dict(zip(names, seconds, strict=True))
+    return timing.two_calls(lambda: jax.block_until_ready(lj.initialize(*arguments)))
 
 
 def share(case: Case, rounds: int) -> dict[str, float]:

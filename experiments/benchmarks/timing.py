@@ -15,7 +15,15 @@ from typing import Any
 
 from experiments.common.environment import cores, environment
 
-__all__ = ["Times", "cold", "measure", "ratio", "use_one_core", "write_rows"]
+__all__ = [
+    "Times",
+    "cold",
+    "measure",
+    "ratio",
+    "two_calls",
+    "use_one_core",
+    "write_rows",
+]
 
 Times = dict[str, list[float]]
 
@@ -59,6 +67,17 @@ def ratio(times: Times, name: str, base: str | Sequence[str], scale=1.0) -> floa
     below = [sum(column) for column in columns]
     pairs = zip(times[name], below, strict=True)
     return scale * statistics.median(a / b for a, b in pairs)
+
+
+def two_calls(run: Callable[[], Any]) -> dict[str, float]:
+    """Returns seconds of the first call, which compiles, and of the second."""
+    seconds = []
+    for _ in range(2):
+        wall, processor = time.perf_counter(), time.process_time()
+        run()
+        seconds += [time.perf_counter() - wall, time.process_time() - processor]
+    names = "first", "first_cpu", "second", "second_cpu"
+    return dict(zip(names, seconds, strict=True))
 
 
 def cold(module: str, name: str) -> dict[str, Any]:

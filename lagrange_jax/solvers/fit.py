@@ -59,8 +59,7 @@ __all__ = ["default_tolerance", "fit_head"]
 SEED = 1e-3
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.01
-# One that rounding or the number of steps ends short of the tolerance counts as solved
-# up to so many of them.
+# A search that ends short of its tolerance counts as solved up to so many of them.
 SETTLED = 10
 
 

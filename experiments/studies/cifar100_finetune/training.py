@@ -172,17 +172,22 @@ def _make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
+def _logits(task: Task, variables: Any, data: Images) -> np.ndarray:
+    """Logits of a network with its head, whatever else its variables hold."""
+    network = {name: variables[name] for name in task.body}
+    return _make_predict(task.depth, task.num_classes)(network, data.images)
+
+
 def score_images(task: Task, variables: Any, data: Images) -> Score:
     """Returns accuracy and mean cross-entropy of a network with its head."""
-    network = {name: variables[name] for name in task.body}
-    logits = _make_predict(task.depth, task.num_classes)(network, data.images)
+    logits = _logits(task, variables, data)
     accuracy = np.mean(logits.argmax(1) == data.labels)
     return Score(float(accuracy), float(mean_loss(logits, data.labels)))
 
 
 def measure_calibration(task: Task, variables: Any, data: Images) -> dict[str, float]:
     """Returns accuracy and expected calibration error of a network with its head."""
-    logits = _make_predict(task.depth, task.num_classes)(variables, data.images)
+    logits = _logits(task, variables, data)
     accuracy = float(np.mean(logits.argmax(1) == data.labels))
     error = calibration_error(logits, data.labels)
     return {"accuracy": accuracy, "calibration error": error}
