@@ -172,7 +172,7 @@ def _make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
-def _logits(task: Task, variables: Any, data: Images) -> np.ndarray:
+def _logits(task: Task, variables: Any, data: Images) -> Any:
     """Logits of a network with its head, whatever else its variables hold."""
     network = {name: variables[name] for name in task.body}
     return _make_predict(task.depth, task.num_classes)(network, data.images)
