@@ -51,16 +51,20 @@ def compile_with(compile_: Callable[..., Any], options: dict[str, Any] | None) -
 
 
 def jit_once(
-    function: Callable[..., Any], static_argnames: Sequence[str]
+    function: Callable[..., Any],
+    static_argnames: Sequence[str],
+    *,
+    same_bits: bool = False,
 ) -> Callable[..., Any]:
     """Returns `jax.jit(function)` for a program that takes longer to compile than run.
 
     Only what becomes no part of another program is compiled in a way of our own, and
-    only on a CPU.
+    only on a CPU. With `same_bits` it is optimised as far as changes what it rounds,
+    however few its numbers are.
     """
     make = functools.partial(jax.jit, function, static_argnames=static_argnames)
     plain, once = make(), make(compiler_options=_ONCE)
-    small = make(compiler_options=_SMALL)
+    small = once if same_bits else make(compiler_options=_SMALL)
 
     @functools.wraps(function)
     def call(*args, **kwargs):

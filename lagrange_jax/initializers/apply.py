@@ -3,14 +3,14 @@
 import functools
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from lagrange_jax._checks import require_count, require_key, require_kind
 from lagrange_jax._compile import jit_once
 from lagrange_jax._progress import announce
 from lagrange_jax.batches import as_batch, as_batches, is_arrays
-from lagrange_jax.initializers.sharded import initialize_on_mesh, transform_key
+from lagrange_jax.initializers.draw import draw_variables, transform_key
+from lagrange_jax.initializers.sharded import initialize_on_mesh
 from lagrange_jax.initializers.static import as_static
 from lagrange_jax.initializers.transforms import by_head, require_transform
 from lagrange_jax.types import InitTransform, Key, Model, Variables
@@ -77,8 +77,7 @@ def initialize(
     with announce(lambda: "initialising a network"):
         if mesh is not None and data is not None:
             return initialize_on_mesh(key, model, init, data, mesh, eval_batch_size)
-        # Compiled as `jax.jit(module.init)` is: the network's own bits.
-        variables = jax.jit(model.init)(key)
+        variables = draw_variables(key, model)
         if data is None or is_arrays(data):
             batch = None if data is None else as_batch(data, by_head=by_head(init))
             given = key, variables, batch, model

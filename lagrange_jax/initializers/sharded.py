@@ -24,11 +24,12 @@ from lagrange_jax.distributed.sharding import (
     gather_sizes,
     shard_batch,
 )
+from lagrange_jax.initializers.draw import draw_variables, transform_key
 from lagrange_jax.initializers.static import as_static
 from lagrange_jax.statistics.moments import Moments, all_reduce_moments
 from lagrange_jax.types import Batches, InitTransform, Key, Model, Variables
 
-__all__ = ["initialize_on_mesh", "transform_key"]
+__all__ = ["initialize_on_mesh"]
 
 
 def initialize_on_mesh(
@@ -46,7 +47,7 @@ def initialize_on_mesh(
         not `Moments`.
     """
     require_kind("mesh", mesh, Mesh)
-    variables = jax.jit(model.init)(key)
+    variables = draw_variables(key, model)
     if not is_arrays(data):
         return init(transform_key(key), model, variables, _stream(data))
     devices, targets = set(mesh.devices.flat), require_examples(data).targets
@@ -55,14 +56,6 @@ def initialize_on_mesh(
     check_rows(batch.targets, mesh)
     given = key, variables, batch, model
     return _initialize(*given, as_static(init), eval_batch_size, mesh)
-
-
-def transform_key(key: Key) -> Key:
-    """Returns the key of the transform.
-
-    The model's own init gets the key itself: the same draw as `module.init(key)`.
-    """
-    return jax.random.fold_in(key, 1)
 
 
 @partial(jit_once, static_argnames=("model", "init", "eval_batch_size", "mesh"))

@@ -59,7 +59,7 @@ class SearchOptions(NamedTuple):
     """
 
     tolerance: float | None = None
-    max_steps: int = 5000
+    max_steps: int = 10_000
     batch_size: int = 4096
 
     def require(self) -> None:

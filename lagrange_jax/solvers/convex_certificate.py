@@ -1,6 +1,7 @@
 """Evidence that a head solved by search is right: residual, bound, status."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +21,19 @@ from lagrange_jax.solvers.risk import Risk
 from lagrange_jax.solvers.solution import HeadSolution, Status
 
 __all__ = [
+    "Scales",
     "as_stationary",
-    "bias_residual",
     "convex_status",
     "excess_residual",
     "kkt_rows",
-    "least_unit",
+    "make_scales",
     "proven_gap",
-    "residual_size",
 ]
 
 # A part of the kernel that no probability depends on counts as filled in beyond this.
 FREE_SHARE = 1e-2
 # The residual is measured against the gradient at a zero kernel, or against that of
-# features so weakly correlated with the targets, whose rounding it may be.
+# features with this correlation with the targets.
 LEAST_CORRELATION = 1e-2
 # A bound, relative to the loss, counts so many times against the tolerance of the
 # residual: that at which rounding ends a search is ten times the one asked for.
@@ -44,8 +44,46 @@ SMALL_LOSS = 1e-3
 ROUNDED = 1e-3
 
 
+class Scales(NamedTuple):
+    """What is small for a problem, once and for all from its statistics.
+
+    Attributes:
+      gradient: the length that KKT residuals are relative to: the gradient at zero.
+      slopes: root mean square of the slopes at the start, for the bias.
+      rounding: a gradient in the bias of which no more can be asked.
+      loss: a loss below which parts of a loss are parts of this.
+      curvature: mean second derivative of the loss in each logit.
+    """
+
+    gradient: Float[Array, "1 m"]
+    slopes: Float[Array, ""]
+    rounding: Float[Array, ""]
+    loss: Float[Array, ""]
+    curvature: Float[Array, " k"]
+
+
+def make_scales(statistics: ExampleStatistics, norm_sq: Float[Array, "1 m"]) -> Scales:
+    """Returns the `Scales` of a problem with a norm an output, or one."""
+    spectrum, curvature = statistics.spectrum, statistics.curvature
+    variance = jnp.sum(spectrum.variance)
+    slopes = jnp.sqrt(variance + jnp.sum(spectrum.mean_t**2))
+    spread = jnp.sqrt(jnp.sum(jnp.maximum(spectrum.eigenvalues, 0)))
+    unit = jnp.sqrt(jnp.sum(curvature))
+    slopes = jnp.maximum(slopes, ROUNDED * unit)
+    # Of features so weakly correlated with the targets the gradient may be rounding.
+    least = LEAST_CORRELATION * slopes * jnp.where(spread > 0, spread, 1)
+    return Scales(
+        gradient=column_length(spectrum.cross, norm_sq) + least,
+        slopes=slopes,
+        # Probabilities are known to eps.
+        rounding=NOISE * jnp.finfo(unit.dtype).eps * unit,
+        loss=SMALL_LOSS * variance,
+        curvature=curvature,
+    )
+
+
 def kkt_rows(
-    statistics: ExampleStatistics,
+    scales: Scales,
     kernel: Float[Array, "d k"],
     loss: Risk,
     norm_sq: Float[Array, "1 m"],
@@ -60,7 +98,7 @@ def kkt_rows(
     or at zero where that is negative.
 
     Args:
-      statistics: of the examples.
+      scales: of the problem.
       kernel: the head.
       loss: its loss and gradient; that of a fixed bias is zero.
       norm_sq: the wanted norm $c$.
@@ -80,8 +118,8 @@ def kkt_rows(
     is_met = length_sq >= (1 - ON_SPHERE) * norm_sq
     is_met &= on_sphere | (strength > 0)
     strength = jnp.where(is_met | on_sphere, strength, 0)
-    size = residual_size(statistics, norm_sq) + jnp.abs(strength) * length
-    drift = bias_residual(statistics, loss)
+    size = scales.gradient + jnp.abs(strength) * length
+    drift = jnp.maximum(jnp.linalg.norm(loss.bias) - scales.rounding, 0) / scales.slopes
     price = jnp.maximum(strength, 0) / 2
     residual = loss.kernel + strength * kernel
     shrinking = loss.kernel / 2 + price * kernel
@@ -101,24 +139,8 @@ def kkt_rows(
     )
 
 
-def residual_size(
-    statistics: ExampleStatistics, norm_sq: Float[Array, "1 m"]
-) -> Float[Array, "1 m"]:
-    """Returns the length that KKT residuals are relative to: the gradient at zero."""
-    cross = statistics.spectrum.cross
-    return column_length(cross, norm_sq) + _scales(statistics)[1]
-
-
-def bias_residual(statistics: ExampleStatistics, loss: Risk) -> Float[Array, ""]:
-    """Returns the gradient in the bias, relative to the slopes at the start."""
-    # Of probabilities that are known to eps no more can be asked.
-    unit = jnp.sqrt(jnp.sum(statistics.curvature))
-    drift = jnp.linalg.norm(loss.bias) - NOISE * jnp.finfo(unit.dtype).eps * unit
-    return jnp.maximum(drift, 0) / _scales(statistics)[0]
-
-
 def excess_residual(
-    statistics: ExampleStatistics,
+    scales: Scales,
     rows: Mapping[str, Array],
     loss: Risk,
     left: Float[Array, ""] | float,
@@ -133,39 +155,24 @@ def excess_residual(
     than the tolerance of the loss, or of a small part of the variance at the start, is
     left to be gained: loss and slope may both be small beside those of the start.
     """
-    unit = jnp.maximum(jnp.abs(loss.loss), least_unit(statistics))
+    unit = jnp.maximum(jnp.abs(loss.loss), scales.loss)
     stationarity = rows["stationarity"].max()
     stationarity = jnp.where(left <= tolerance * unit, stationarity, jnp.inf)
-    proven = _share(proven_gap(statistics, rows, loss), unit)
+    proven = _share(proven_gap(scales, rows, loss), unit)
     return jnp.minimum(stationarity, PROVEN * proven)
 
 
-def least_unit(statistics: ExampleStatistics) -> Float[Array, ""]:
-    """Returns the loss below which parts of a loss are parts of this."""
-    return SMALL_LOSS * jnp.sum(statistics.spectrum.variance)
-
-
 def proven_gap(
-    statistics: ExampleStatistics, rows: Mapping[str, Array], loss: Risk
+    scales: Scales, rows: Mapping[str, Array], loss: Risk
 ) -> Float[Array, ""]:
     """Returns a bound on what kernel and bias may still gain."""
-    of_bias = jnp.sum(loss.bias**2 / statistics.curvature)
+    of_bias = jnp.sum(loss.bias**2 / scales.curvature)
     return rows["gap_bound"].sum() + of_bias
 
 
 def _share(bound, loss):
     """A bound as a part of the loss: at most the tolerance, it proves a head right."""
     return bound / jnp.where(loss != 0, jnp.abs(loss), 1)
-
-
-def _scales(statistics):
-    """Root mean square of the slopes at the start, and a gradient that is rounding."""
-    spectrum = statistics.spectrum
-    slopes = jnp.sqrt(jnp.sum(spectrum.variance + spectrum.mean_t**2))
-    spread = jnp.sqrt(jnp.sum(jnp.maximum(spectrum.eigenvalues, 0)))
-    slopes = jnp.maximum(slopes, ROUNDED * jnp.sqrt(jnp.sum(statistics.curvature)))
-    least = LEAST_CORRELATION * slopes * jnp.where(spread > 0, spread, 1)
-    return slopes, least
 
 
 def _free_share(kernel, norm_sq, length_sq, can_fill):

@@ -38,13 +38,13 @@ from lagrange_jax.numerics.linalg import column_length, column_sum, dot
 from lagrange_jax.numerics.minimum import find_minimum
 from lagrange_jax.numerics.search import Point
 from lagrange_jax.solvers.convex_certificate import (
+    Scales,
     as_stationary,
     convex_status,
     excess_residual,
     kkt_rows,
-    least_unit,
+    make_scales,
     proven_gap,
-    residual_size,
 )
 from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
 from lagrange_jax.solvers.examples import ExampleStatistics
@@ -73,7 +73,7 @@ def fit_head(
     tie_break: Float[Array, "d k"] | None = None,
     start: Float[Array, "d k"] | None = None,
     tolerance: Float[Array, ""] | float | None = None,
-    max_steps: Int[Array, ""] | int = 5000,
+    max_steps: Int[Array, ""] | int = 10_000,
 ) -> HeadSolution:
     """Solves from statistics of the same batches.
 
@@ -104,9 +104,9 @@ def fit_head(
     coordinates = coordinates._replace(factor=jnp.where(is_zero, 0.0, 1.0))
     if start is not None:
         first = jnp.where(jnp.any(start != 0), start, first)
-    problem = _Problem(
-        batches, statistics, loss, coordinates, wanted, relation, tolerance, max_steps
-    )
+    scales, limits = make_scales(statistics, wanted), (tolerance, max_steps)
+    given = batches, statistics, scales, loss, coordinates, wanted, relation
+    problem = _Problem(*given, *limits)
     require_tie_break(tie_break, first.shape)
     tie_break = unit_tie_break(tie_break, first.shape, dtype)
     found = _search(problem, first, statistics.start.bias, tie_break)
@@ -123,6 +123,7 @@ class _Problem(NamedTuple):
 
     batches: Batches
     statistics: ExampleStatistics
+    scales: Scales
     loss: Loss
     coordinates: Any
     norm_sq: Any
@@ -159,21 +160,20 @@ class _Problem(NamedTuple):
         return found._replace(bias=jnp.where(is_free, found.bias, 0))
 
     def rows(self, kernel, found, on_sphere, tolerance=0.0, can_fill=False):
-        given = self.statistics, kernel, found, self.norm_sq, on_sphere
+        given = self.scales, kernel, found, self.norm_sq, on_sphere
         return kkt_rows(*given, self.coordinates.factor, tolerance, can_fill)
 
     def residual(self, rows, found, left=0.0):
         """How far from solved; by the bound too, which is none without convexity."""
         if self.loss.kind.convexity == "none":
             return rows["stationarity"].max()
-        return excess_residual(self.statistics, rows, found, left, self.tolerance)
+        return excess_residual(self.scales, rows, found, left, self.tolerance)
 
     def is_bound(self, end):
         """Whether the loss falls outwards, by more than its gradient is known to."""
         pull = -column_sum(end.slope * end.kernel, self.norm_sq)
         length = column_length(end.kernel, self.norm_sq)
-        size = residual_size(self.statistics, self.norm_sq)
-        return pull > self.tolerance * size * length
+        return pull > self.tolerance * self.scales.gradient * length
 
     def is_concave(self, kernel, bias):
         """Whether a loss that is said to be convex is seen not to be."""
@@ -202,7 +202,7 @@ def _solution(problem, end, is_beyond, tie_break, is_known, shape):
     )
     is_concave = problem.is_concave(kernel, bias)
     is_certain = problem.loss.kind.convexity != "none"
-    gap = proven_gap(statistics, rows, found) if is_certain else jnp.inf
+    gap = proven_gap(problem.scales, rows, found) if is_certain else jnp.inf
     evidence = problem.residual(rows, found, end.left), tolerance, gap, is_concave
     status = convex_status(statistics, is_known, solution, *evidence)
     # Why a search on the sphere, where nothing is convex, did not converge.
@@ -283,7 +283,7 @@ def _minimize(problem, kernel, bias, on_sphere) -> _End:
     options = dict(
         tolerance=problem.tolerance,
         precision=PRECISION * problem.tolerance,
-        unit=least_unit(problem.statistics),
+        unit=problem.scales.loss,
         max_evaluations=problem.max_steps,
     )
     loop = problem.batches.while_loop

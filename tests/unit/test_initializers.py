@@ -324,6 +324,21 @@ def test_a_failed_solve_keeps_the_models_own_parameters(key, model, cause):
         lj.check(info)
 
 
+@pytest.mark.parametrize(
+    "draw", ["lecun_normal", "he_uniform", "orthogonal", "truncated_normal"]
+)
+def test_the_body_is_drawn_to_the_bit_as_flax_draws_it(key, draw):
+    network = nn.Sequential(
+        [nn.Dense(9, kernel_init=getattr(nn.initializers, draw)()), nn.Dense(K)]
+    )
+    model = lj.linen.as_model(network, INPUTS[:2])
+    variables, _ = lj.initialize(key, model, SOLVE, (INPUTS, TARGETS))
+    drawn = jax.jit(network.init)(key, INPUTS[:2])
+    chex.assert_trees_all_equal(
+        variables["params"]["layers_0"], drawn["params"]["layers_0"]
+    )
+
+
 LABELS = np.arange(N) % K
 BAD: dict[str, Any] = {
     "needs data": None,
