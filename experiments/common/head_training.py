@@ -17,7 +17,7 @@ from experiments.backbones.problem import Split
 from experiments.common.class_metrics import mean_loss
 from experiments.common.curves import shuffled_batches
 
-__all__ = ["Curves", "train_heads"]
+__all__ = ["Curves", "Heads", "train_heads"]
 
 
 class Curves(NamedTuple):
@@ -39,6 +39,13 @@ class Curves(NamedTuple):
     test_loss: np.ndarray
     test_accuracy: np.ndarray
     train_loss: np.ndarray
+
+
+class Heads(NamedTuple):
+    """A head for every learning rate: kernels `[d, r, k]` and biases `[r, k]`."""
+
+    kernel: Float[Array, "d r k"]
+    bias: Float[Array, "r k"]
 
 
 def _logits(params, features: Float[Array, "n d"]) -> Float[Array, "r n k"]:
@@ -69,7 +76,7 @@ def _make_fit(
     def by_rate(updates):
         kernel, bias = updates
         scale = -jnp.asarray(rates, jnp.float32)
-        return kernel * scale[None, :, None], bias * scale[:, None]
+        return Heads(kernel * scale[None, :, None], bias * scale[:, None])
 
     optimizer = optax.chain(
         optax.scale_by_adam(), optax.stateless(lambda updates, _: by_rate(updates))
@@ -104,7 +111,7 @@ def train_heads(
     evaluations: int,
     batch_size: int,
     seed: int,
-) -> Curves:
+) -> tuple[Curves, Heads]:
     """Trains a head on fixed features, once with every learning rate.
 
     Args:
@@ -119,10 +126,10 @@ def train_heads(
       seed: of the order of the examples.
 
     Returns:
-      The curves.
+      The curves, and the heads at the end.
     """
     kernel, bias = map(jnp.asarray, head)
-    params = jnp.stack([kernel] * len(rates), 1), jnp.stack([bias] * len(rates))
+    params = Heads(jnp.stack([kernel] * len(rates), 1), jnp.stack([bias] * len(rates)))
     optimizer, fit = _make_fit(tuple(rates))
     state = optimizer.init(params)
     n = len(train.labels)
@@ -140,4 +147,4 @@ def train_heads(
         some = batches[i * stretch : (i + 1) * stretch]
         params, state, loss = fit(params, state, *train, some)
         points.append(measure(i + 1, loss))
-    return Curves(*map(np.array, zip(*points, strict=True)))
+    return Curves(*map(np.array, zip(*points, strict=True))), params

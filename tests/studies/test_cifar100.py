@@ -119,7 +119,7 @@ def test_held_out_examples_are_apart_and_drawn_by_the_seed():
 def test_rates_side_by_side_train_as_each_alone(standard_promotion):
     train, validation, test = (make_split(seed=seed) for seed in range(3))
     rates, head = (0.01, 0.1), make_head()
-    curves = train_heads(
+    curves, _ = train_heads(
         head,
         train,
         validation,

@@ -25,12 +25,15 @@ def folder(tmp_path_factory):
 
 def test_rows_and_curves(folder):
     rows, arrays = record.read_rows(folder), record.read_arrays(folder)
-    kaiming, solved, resolved = rows
+    kaiming, solved, resolved, probed = rows
     assert [row["head"] for row in rows] == [*Config.smoke().heads]
     # The colours are the classes: the solved head knows them before training.
     assert kaiming["initial_test_accuracy"] < 0.8
     assert solved["initial_test_accuracy"] == 1.0
     assert resolved["initial_test_loss"] == solved["initial_test_loss"]
+    # Probing trains a zero head, and that alone, before the network.
+    assert probed["initial_test_accuracy"] > 0.9 and probed["probe_epochs"] > 0
+    assert probed["norm_sq"] > 0
     for row in rows:
         curve = {k: arrays[f"{row['name']}/{k}"] for k in training.Curve._fields}
         np.testing.assert_allclose(curve["epochs"], [0, 1, 2])
@@ -66,9 +69,10 @@ def test_table_compares_with_the_baseline_of_the_same_seed(folder):
     assert [line[0] for line in cells] == [
         "Kaiming",
         "least squares, cross-validation (GCV), calibrated",
+        "zeros, probed by training first",
         "least squares, cross-validation (GCV), calibrated, re-solved at every step",
     ]
-    first, second, _ = record.read_rows(folder)
+    first, second, *_ = record.read_rows(folder)
     gain = 100 * (second["test_accuracy"] - first["test_accuracy"])
     assert cells[0][-1] == "+0.00"
     assert float(cells[1][-1]) == pytest.approx(gain, abs=0.01)

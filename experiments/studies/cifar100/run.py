@@ -63,7 +63,7 @@ def _training_row(config: Config, problem: Problem, folder: Path, row: Row) -> R
     begin = time.perf_counter()
     kernel, bias, info = jax.block_until_ready(make(row["head"]))
     solved = time.perf_counter() - begin
-    curves = train_heads(
+    curves, _ = train_heads(
         (kernel, bias),
         train,
         validation,

@@ -15,7 +15,8 @@ class Config:
     Attributes:
       network: "resnet20", or "random" for a small one that needs no data.
       heads: names in `class_heads.HEADS`, solved on the features of the images to
-        train on; after "resolved/" it is solved anew at every step as well.
+        train on; after "resolved/" it is solved anew at every step as well, after
+        "probed/" it is trained on these features before all else.
       seeds: each seed draws the images to train on and to validate with, the random
         heads, the order of the images and their augmentation.
       learning_rates: of Adam at the start; it falls to 0 along a cosine.
@@ -56,7 +57,10 @@ class Config:
         """Seconds, and no data."""
         return cls(
             network="random",
-            heads=("kaiming", "gcv/calibrated", "resolved/gcv/calibrated"),
+            heads=(
+                *("kaiming", "gcv/calibrated", "resolved/gcv/calibrated"),
+                "probed/zeros",
+            ),
             seeds=(0,),
             images_per_class=8,
             held_out_per_class=4,

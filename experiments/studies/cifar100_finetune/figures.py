@@ -12,6 +12,7 @@ from experiments.common import plotting, record
 from experiments.common.class_heads import HEADS, RANDOM, label_of
 from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
+from experiments.studies.cifar100_finetune.probe import PROBED
 from experiments.studies.cifar100_finetune.training import RESOLVED
 from lagrange_jax.plots import plot_band
 
@@ -36,14 +37,27 @@ class Run(NamedTuple):
     train_loss: np.ndarray
 
 
-def _place(head: str) -> tuple[bool, int]:
-    start = head.removeprefix(RESOLVED)
-    return start != head, list(HEADS).index(start)
+_WAYS = {
+    "": "",
+    PROBED: ", probed by training first",
+    RESOLVED: ", re-solved at every step",
+}
+
+
+def _split(head: str) -> tuple[str, str]:
+    """Returns what is done with a head, and what it starts from."""
+    way = max(filter(head.startswith, _WAYS), key=len)
+    return way, head.removeprefix(way)
+
+
+def _place(head: str) -> tuple[int, int]:
+    way, start = _split(head)
+    return [*_WAYS].index(way), [*HEADS].index(start)
 
 
 def _label(head: str) -> str:
-    start = head.removeprefix(RESOLVED)
-    return label_of(start) + ("" if start == head else ", re-solved at every step")
+    way, start = _split(head)
+    return label_of(start) + _WAYS[way]
 
 
 def _lowest_loss(runs: Sequence[Run]) -> float:

@@ -13,10 +13,11 @@ import numpy as np
 
 from experiments.backbones import CifarResNet, problem
 from experiments.common import record
-from experiments.common.class_heads import make_heads, require_heads
+from experiments.common.class_heads import Head, make_heads, require_heads
 from experiments.common.class_metrics import score
 from experiments.common.corruptions import corrupt
 from experiments.studies.cifar100_finetune.config import Config
+from experiments.studies.cifar100_finetune.probe import PROBED, probe
 from experiments.studies.cifar100_finetune.training import (
     RESOLVED,
     Images,
@@ -86,10 +87,7 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
     """
     begin = time.perf_counter()
     parts = _draw_images(task, config, row["seed"])
-    features = compute_features(task, parts[0].images)
-    split = problem.Split(features, parts[0].labels)
-    make = make_heads(split, task.num_classes, row["seed"])
-    kernel, bias, info = jax.block_until_ready(make(row["head"].removeprefix(RESOLVED)))
+    kernel, bias, info = jax.block_until_ready(_make_head(config, task, parts, row))
     solved = {"seconds_init": time.perf_counter() - begin}
     first = score(test, kernel, bias)
     variables, curve = train_network(
@@ -117,6 +115,23 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
         "test_loss": last.loss,
         **_shifted(config, task, variables),
     }
+
+
+def _make_head(config: Config, task: Task, parts: Any, row: Any) -> Head:
+    """The head to begin with, solved or probed on features of the images."""
+
+    def features(part):
+        return problem.Split(compute_features(task, part.images), part.labels)
+
+    train, seed = features(parts[0]), row["seed"]
+    head = make_heads(train, task.num_classes, seed)(_start(row["head"]))
+    if not row["head"].startswith(PROBED):
+        return head
+    return probe(head, train, features(parts[1]), config.batch_size, seed)
+
+
+def _start(head: str) -> str:
+    return head.removeprefix(RESOLVED).removeprefix(PROBED)
 
 
 def _shifted(config: Config, task: Task, variables: Any) -> dict[str, Any]:
@@ -158,7 +173,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
       FileNotFoundError: data are missing; the message says what to fetch.
       ValueError: a head is unknown, or the folder holds another configuration.
     """
-    require_heads([name.removeprefix(RESOLVED) for name in config.heads])
+    require_heads([_start(name) for name in config.heads])
     folder = record.open_run(folder, config)
 
     @functools.cache

@@ -69,7 +69,7 @@ def _trained_row(config: Config, labelled: Split, test: Split, classes, row) -> 
         batch_size=config.batch_size,
         seed=row["seed"],
     )
-    curves, seconds = _timed(train_all)
+    (curves, _), seconds = _timed(train_all)
     before = _measure(test, head.kernel, head.bias, "before")
     return before | _at_lowest_loss(curves) | {"seconds_trained": seconds}
 
