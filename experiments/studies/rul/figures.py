@@ -119,6 +119,10 @@ def draw_norms(results: Results, folder: Path) -> Figure:
         norms = norm_sq / scale**2
         ax.plot(norms, train**0.5, color="#0072B2", label="training windows")
         ax.plot(norms, validation**0.5, color="#D55E00", label="validation windows")
+        if "landscape/train_sum_zero" in arrays:
+            sum_zero = arrays["landscape/train_sum_zero"] ** 0.5
+            label = "training windows, weights add up to 0"
+            ax.plot(norms, sum_zero, "--", color="#0072B2", label=label)
         _mark_heads(ax, results, scale)
         ax.set(title=_title(scale), xlabel="squared norm of the head", xscale="log")
         ax.set_yscale("log")

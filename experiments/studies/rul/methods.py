@@ -1,5 +1,6 @@
 """The initialisations that the RUL study compares, by name."""
 
+import jax.numpy as jnp
 from jax.nn import initializers
 
 import lagrange_jax as lj
@@ -42,6 +43,20 @@ def _relations(name, constraint, **options):
     return {method: _lagrange(constraint) for method, constraint in pair.items()}
 
 
+def _random_of_the_norm(constraint: lj.Constraint) -> lj.InitTransform:
+    """A random head as long as the solved one would be, its bias where it is best."""
+    solve, settle = lj.lagrange(constraint), optimal_bias(keep_kernel=True)
+
+    def init(key, model, variables, batches):
+        norm_sq = solve(key, model, variables, batches)[1].norm_sq
+        kernel = lj.models.get_layer(variables, model.head)["kernel"]
+        kernel = kernel * jnp.sqrt(norm_sq / jnp.sum(kernel**2))
+        variables = lj.models.set_layer(variables, model.head, kernel=kernel)
+        return settle(key, model, variables, batches)
+
+    return lj.chain(lj.reinitialize(initializers.he_normal()), init)
+
+
 LAGRANGE = {
     "unconstrained": _lagrange(lj.constraints.fixed_norm(1e9, relation="at_most")),
     **_relations("forward", variance_scaling),
@@ -54,7 +69,9 @@ LAGRANGE = {
     **_relations("exact_forward", variance_scaling, metric="output_variance"),
 }
 
-METHODS = BASELINES | BIAS_ONLY | LAGRANGE
+SMALL = {"small_random": _random_of_the_norm(lj.loss_within(1.5))}
+
+METHODS = BASELINES | BIAS_ONLY | LAGRANGE | SMALL
 
 MAIN = (
     *("kaiming", "zero_bias", "kaiming_bias", "xavier", "unconstrained"),
@@ -70,6 +87,7 @@ _NAMES = {
     "negative_mean": "negative mean",
     "lsuv": "LSUV",
     "zero_bias": "zero head, bias at the mean",
+    "small_random": "random direction, norm of loss within 50%, optimal bias",
     "kaiming_bias": "Kaiming, optimal bias",
     "unconstrained": "Lagrange, no bound",
     "forward": "Lagrange, forward",

@@ -105,6 +105,14 @@ def _head(params: Any) -> np.ndarray:
     return np.concatenate([np.ravel(params["head"][x]) for x in ("kernel", "bias")])
 
 
+def _layers(params: Any) -> list[np.ndarray]:
+    """The parameters of each layer in one vector, by the layers' names."""
+    return [
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(params[name])])
+        for name in sorted(params)
+    ]
+
+
 def _loss(problem: Problem, params, data: Dataset, scale: float, weights=None):
     """Mean squared error in cycles squared."""
     predicted = scale * problem.predict({"params": params}, data.inputs)
@@ -127,12 +135,18 @@ def _train(config: Config, problem: Problem, params: Any, row: dict[str, Any]):
         return epochs, validation, train_loss, _head(params)
 
     initial = _loss(problem, params, problem.train, scale, problem.is_train)
-    points = [measure(0.0, initial)]
+    points, on_the_way = [measure(0.0, initial)], [_layers(params)]
     for i in range(stretches):
         some = batches[i * stretch : (i + 1) * stretch]
         params, state, loss = problem.fit(params, state, windows, targets, some)
         points.append(measure((i + 1) * stretch * size / n, float(loss) * scale**2))
-    return params, Curve(*map(np.array, zip(*points, strict=True)))
+        on_the_way.append(_layers(params))
+    distance = [
+        [np.linalg.norm(x - y) for x, y in zip(some, on_the_way[-1], strict=True)]
+        for some in on_the_way
+    ]
+    curve = map(np.array, zip(*points, strict=True))
+    return params, Curve(*curve, distance=np.array(distance))
 
 
 def _solution(info: Any) -> dict[str, float]:
@@ -239,5 +253,5 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
             f"as {row['same_as']}" if row["same_as"] else f"{row['test_rmse']:.2f}"
         ),
     )
-    if "landscape/norm_sq" not in record.read_arrays(folder):
+    if "landscape/train_sum_zero" not in record.read_arrays(folder):
         _record_landscape(load(config.seeds[0]), folder, config.seeds[0])

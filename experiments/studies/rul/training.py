@@ -30,12 +30,14 @@ class Curve(NamedTuple):
       train: `[m]` the same on the training windows before training, and then the mean
         over the batches of the stretch that ends here, each before its own step.
       head: `[m, d + 1]` kernel and bias of the head.
+      distance: `[m, layers]` how far each layer's parameters are from where they end.
     """
 
     epochs: np.ndarray
     validation: np.ndarray
     train: np.ndarray
     head: np.ndarray
+    distance: np.ndarray
 
 
 def map_slices(
