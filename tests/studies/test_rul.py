@@ -9,7 +9,7 @@ import pytest
 
 from experiments import launch
 from experiments.common import curves, record
-from experiments.studies.rul import figures, metrics, results
+from experiments.studies.rul import course, figures, metrics, results
 
 DATA = os.environ.get("LAGRANGE_JAX_DATA", "")
 
@@ -55,6 +55,7 @@ def make_result(seed, validation, method="kaiming"):
         validation=np.array(validation),
         train=np.array(validation),
         head=np.zeros((count, 3)),
+        distance=np.empty(0),
     )
 
 
@@ -77,6 +78,14 @@ def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
     assert cells["| LeCun"][5:7] == ["not reached (1 of 3)"] * 2
     # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
     assert cells["| Xavier"][-2] == "11.0 ± 2.5"
+
+
+def test_savings_are_those_to_the_best_loss_of_the_reference_so_far():
+    reference = make_result(0, [9.0, 5.0, 6.0, 3.0, 1.0])
+    # At 5 after half an epoch of 1, still so of 2; at 3 after 1 epoch of 3; never at 1.
+    saved = course.savings(make_result(0, [8.0, 3.0, 2.0, 2.0, 2.0]), reference)
+    needed = np.array([0.6, 0.6, 1.0, np.inf])
+    np.testing.assert_allclose(saved[1:], 1 - needed / [1, 1, 3, 4])
 
 
 def test_missing_data_are_explained(tmp_path, monkeypatch, capsys):

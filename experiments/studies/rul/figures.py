@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
+from experiments.studies.rul.course import draw_distances, draw_horizon
 from experiments.studies.rul.methods import BASELINES, BIAS_ONLY, LABELS
 from experiments.studies.rul.results import Results, make_table, read_results
 from lagrange_jax.plots import plain_log_axes, plot_band
@@ -145,6 +146,10 @@ def draw(folder: Path) -> str:
     results = read_results(folder)
     plotting.save_figure(draw_curves(results), folder / "curves.png")
     plotting.save_figure(draw_trajectories(results), folder / "weights.png")
+    scale = _scales(results)[0]
+    plotting.save_figure(draw_horizon(results, scale), folder / "horizon.png")
+    if any(x.distance.size for some in results.values() for x in some):
+        plotting.save_figure(draw_distances(results, scale), folder / "distance.png")
     if "landscape/norm_sq" in record.read_arrays(folder):
         plotting.save_figure(draw_norms(results, folder), folder / "norm.png")
     table = make_table(results)

@@ -38,6 +38,7 @@ class Result(NamedTuple):
       validation: `[m]` mean squared errors, cycles squared.
       train: `[m]` the same on the training windows.
       head: `[m, d + 1]` kernel and bias of the head.
+      distance: `[m, layers]` of each layer from where it ends; empty in old records.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Result(NamedTuple):
     validation: np.ndarray
     train: np.ndarray
     head: np.ndarray
+    distance: np.ndarray
 
 
 Results = dict[tuple[str, float], list[Result]]
@@ -75,6 +77,7 @@ def read_results(folder: Path) -> Results:
             name: arrays[f"{trained['name']}/{name}"]
             for name in ("epochs", "validation", "train", "head")
         }
+        distance = arrays.get(f"{trained['name']}/distance", np.empty(0))
         results[row["method"], row["scale"]][row["rate"]].append(
             Result(
                 method=row["method"],
@@ -87,6 +90,7 @@ def read_results(folder: Path) -> Results:
                 test_rmse=trained["test_rmse"],
                 nasa_score=trained["nasa_score"],
                 **curve,
+                distance=distance,
             )
         )
     return {key: _best_rate(by_rate.values()) for key, by_rate in results.items()}
@@ -147,6 +151,9 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
         best = min(scales, key=lambda s: _mean_best(results[REFERENCE, s]))
         yield _saving(results, some, best)
     yield over_seeds(lambda x: x.validation.min() ** 0.5, ".1f")
+    yield over_seeds(lambda x: x.validation[-1] ** 0.5, ".1f")
+    ends = [x.validation[-1] ** 0.5 for x in some]
+    yield f"{np.std(ends, ddof=1):.2f}" if len(ends) > 1 else ""
     yield over_seeds(lambda x: x.test_rmse, ".1f")
     yield over_seeds(lambda x: x.nasa_score, ".0f")
 
@@ -182,6 +189,8 @@ def _header(scales: Sequence[float]) -> list[str]:
         "saving against the seed's best random head, %",
         *(both if len(scales) > 1 else []),
         "best validation RMSE",
+        "validation RMSE at the end",
+        "its standard deviation over seeds",
         "test RMSE",
         "NASA score",
     ]
