@@ -4,7 +4,8 @@ XLA's scheduler for concurrency makes some programs wait for ever (jaxlib 0.10.2
 vmapped training that starts from a cross-entropy head among them. A solver is a long
 program that runs shortly: XLA's emitters of fused loops and the last level of LLVM's
 optimisation cost it seconds and gain it nothing, and on few numbers no optimisation
-does.
+does. A training runs for longer: there the emitters stay, and so does the last level
+for convolutions, which XLA writes as loops of its own.
 """
 
 import functools
@@ -22,6 +23,7 @@ __all__ = [
     "CPU_OPTIONS",
     "SCHEDULER",
     "compile_with",
+    "grid_options",
     "jit_once",
     "warn_of_scheduler",
 ]
@@ -29,12 +31,10 @@ __all__ = [
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 CPU_OPTIONS = {SCHEDULER: False}
 
-_ONCE = {
-    **CPU_OPTIONS,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_backend_optimization_level": 2,
-}
-_SMALL = {**_ONCE, "xla_backend_optimization_level": 0}
+_LEVEL = "xla_backend_optimization_level"
+_LONG = {**CPU_OPTIONS, _LEVEL: 2}
+_ONCE = {**_LONG, "xla_cpu_use_fusion_emitters": False}
+_SMALL = {**_ONCE, _LEVEL: 0}
 # Programs that take and return fewer numbers than this run in a fraction of a second
 # without any optimisation.
 _FEW_NUMBERS = 2**17
@@ -48,6 +48,18 @@ def compile_with(compile_: Callable[..., Any], options: dict[str, Any] | None) -
         if options is None or "No such compile option" not in str(error):
             raise
         return compile_(None)
+
+
+def grid_options(text: str, quick: bool) -> dict[str, Any]:
+    """Returns how a grid is compiled on a CPU.
+
+    Args:
+      text: its program in StableHLO.
+      quick: whether compiling is to be short even where running then takes longer.
+    """
+    if quick:
+        return _ONCE
+    return CPU_OPTIONS if "stablehlo.convolution" in text else _LONG
 
 
 def jit_once(

@@ -19,7 +19,14 @@ from experiments.benchmarks import timing
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 MODULE = "experiments.benchmarks.first_grid"
-WAYS = "jit(vmap)", "run_grid", "run_grid, grouped sizes"
+# Options of `run_grid`; None is without it.
+WAYS = {
+    "jit(vmap)": None,
+    "run_grid": {},
+    "run_grid, quick_compile": {"quick_compile": True},
+    "run_grid, group_sizes": {"group_sizes": True},
+    "run_grid, both": {"group_sizes": True, "quick_compile": True},
+}
 EPOCHS = 10
 
 
@@ -67,9 +74,9 @@ def calls(way: str) -> dict[str, float]:
     lj.training.disable_scheduler()
     jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
     train, axes = make_grid(EPOCHS)
-    grouped = way == WAYS[2]
-    grid = partial(lj.run_grid, train, axes, group_sizes=grouped)
-    run = by_hand(train, axes) if way == WAYS[0] else grid
+    options = WAYS[way]
+    grid = partial(lj.run_grid, train, axes, **(options or {}))
+    run = by_hand(train, axes) if options is None else grid
     return timing.two_calls(lambda: jax.block_until_ready(run()))
 
 
@@ -92,7 +99,7 @@ def main() -> None:
         row = {"way": way}
         for call in ("first_cpu", "second_cpu"):
             row[call] = statistics.median(x[way][call] for x in rounds)
-            ratios = (x[way][call] / x[WAYS[0]][call] for x in rounds)
+            ratios = (x[way][call] / x["jit(vmap)"][call] for x in rounds)
             row[f"{call}_ratio"] = statistics.median(ratios)
         rows.append(row)
     command = f"python -m {MODULE} --rounds {options.rounds}"

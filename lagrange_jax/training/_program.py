@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
-from lagrange_jax._compile import CPU_OPTIONS, compile_with
+from lagrange_jax._compile import compile_with, grid_options
 from lagrange_jax.training._known import Bounds, known_bounds
 
 __all__ = ["Program", "calls_python", "compile_once", "evaluate", "trace_member"]
@@ -78,29 +78,33 @@ def calls_python(program: Program) -> bool:
     return re.search(r"\b(pure|io)_callback\[", str(program.jaxpr)) is not None
 
 
-def compile_once(lowered: Any, devices: tuple[Any, ...]) -> Any:
+def compile_once(lowered: Any, devices: tuple[Any, ...], quick: bool = False) -> Any:
     """Compiles a lowered program, unless one of the same text has been compiled.
 
     Args:
       lowered: what `jax.jit(...).lower` returned.
       devices: the devices that it runs on.
+      quick: whether, on a CPU, compiling is to be short even where running then takes
+        longer.
 
     Returns:
       The compiled program.
     """
-    return _compile(_Lowered(lowered, devices))
+    return _compile(_Lowered(lowered, devices, quick))
 
 
 class _Lowered:
-    """A lowered program, equal to those of the same text on the same devices."""
+    """A lowered program, equal to those of one text, devices and way to compile."""
 
-    def __init__(self, lowered: Any, devices: tuple[Any, ...]):
+    def __init__(self, lowered: Any, devices: tuple[Any, ...], quick: bool):
         # The text leaves out the arguments that are not used.
         text = f"{lowered.args_info}\n{lowered.as_text()}"
         # Texts of programs that call Python do not say what they call.
         own = id(lowered) if "callback" in text else None
-        self.lowered, self.devices = lowered, devices
-        self.key = hashlib.sha256(text.encode()).digest(), devices, own
+        is_cpu = devices[0].platform == "cpu"
+        self.lowered = lowered
+        self.options = grid_options(text, quick) if is_cpu else None
+        self.key = hashlib.sha256(text.encode()).digest(), devices, quick, own
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -111,6 +115,5 @@ class _Lowered:
 
 @functools.lru_cache(maxsize=16)
 def _compile(program: _Lowered):
-    is_cpu = program.devices[0].platform == "cpu"
     compile_ = lambda options: program.lowered.compile(compiler_options=options)  # noqa: E731
-    return compile_with(compile_, CPU_OPTIONS if is_cpu else None)
+    return compile_with(compile_, program.options)
