@@ -73,9 +73,9 @@ def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
     )
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
-    assert cells["| Kaiming"][5:7] == ["2.00 ± 0.00", "0 ± 0"]
-    assert cells["| Xavier"][5:7] == ["1.00 ± 0.00", "50 ± 0"]
-    assert cells["| LeCun"][5:7] == ["not reached (1 of 3)"] * 2
+    assert cells["| Kaiming"][6:8] == ["2.00 ± 0.00", "0 ± 0"]
+    assert cells["| Xavier"][6:8] == ["1.00 ± 0.00", "50 ± 0"]
+    assert cells["| LeCun"][6:8] == ["not reached (1 of 3)"] * 2
     # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
     assert cells["| Xavier"][-2] == "11.0 ± 2.5"
 

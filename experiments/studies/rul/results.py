@@ -142,6 +142,7 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
 
     yield f"{some[0].rate:g}"
     yield f"{np.mean([x.norm_sq for x in some]):.3g}"
+    yield f"{np.mean([np.sum(x.head[-1, :-1] ** 2) for x in some]):.3g}"
     yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: _epochs_to_reference(results, x, scale), ".2f")
@@ -182,6 +183,7 @@ def _header(scales: Sequence[float]) -> list[str]:
         "initialisation",
         "learning rate",
         "norm² of the head",
+        "the same at the end",
         "initial training RMSE",
         "initial validation RMSE",
         f"epochs to {LABELS[REFERENCE]}'s best validation loss",
