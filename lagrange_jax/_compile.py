@@ -71,8 +71,8 @@ def jit_once(
     """Returns `jax.jit(function)` for a program that takes longer to compile than run.
 
     Only what becomes no part of another program is compiled in a way of our own, and
-    only on a CPU. With `same_bits` a program on few numbers is optimised too, so that it
-    rounds as that of `jax.jit` does.
+    only on a CPU. With `same_bits` a program on few numbers is optimised too, so that
+    it rounds as that of `jax.jit` does.
     """
     make = functools.partial(jax.jit, function, static_argnames=static_argnames)
     plain, once = make(), make(compiler_options=_ONCE)
