@@ -50,15 +50,8 @@ def compile_with(compile_: Callable[..., Any], options: dict[str, Any] | None) -
         return compile_(None)
 
 
-def grid_options(text: str, quick: bool) -> dict[str, Any]:
-    """Returns how a grid is compiled on a CPU.
-
-    Args:
-      text: its program in StableHLO.
-      quick: whether compiling is to be short even where running then takes longer.
-    """
-    if quick:
-        return _ONCE
+def grid_options(text: str) -> dict[str, Any]:
+    """Returns how a grid is compiled on a CPU, from its program in StableHLO."""
     return CPU_OPTIONS if "stablehlo.convolution" in text else _LONG
 
 

@@ -23,9 +23,7 @@ MODULE = "experiments.benchmarks.first_grid"
 WAYS = {
     "jit(vmap)": None,
     "run_grid": {},
-    "run_grid, quick_compile": {"quick_compile": True},
     "run_grid, group_sizes": {"group_sizes": True},
-    "run_grid, both": {"group_sizes": True, "quick_compile": True},
 }
 EPOCHS = 10
 

@@ -100,6 +100,12 @@ def _make_fit(
     return optimizer, fit
 
 
+def _choose(by_rate, new: Heads, old: Heads) -> Heads:
+    """Returns the new heads of some rates, and the old ones of the others."""
+    kernel = jnp.where(by_rate[None, :, None], new.kernel, old.kernel)
+    return Heads(kernel, jnp.where(by_rate[:, None], new.bias, old.bias))
+
+
 def train_heads(
     head: tuple[Any, Any],
     train: Split,
@@ -126,7 +132,7 @@ def train_heads(
       seed: of the order of the examples.
 
     Returns:
-      The curves, and the heads at the end.
+      The curves, and for every rate the head of least validation loss on the way.
     """
     kernel, bias = map(jnp.asarray, head)
     params = Heads(jnp.stack([kernel] * len(rates), 1), jnp.stack([bias] * len(rates)))
@@ -142,9 +148,13 @@ def train_heads(
         measured = *_measure(params, validation), *_measure(params, test), train_loss
         return done * stretch * batch_size / n, *map(np.asarray, measured)
 
-    points = [measure(0, np.full(len(rates), np.nan))]
+    points, best = [measure(0, np.full(len(rates), np.nan))], params
+    least = points[0][1]
     for i in range(stretches):
         some = batches[i * stretch : (i + 1) * stretch]
         params, state, loss = fit(params, state, *train, some)
         points.append(measure(i + 1, loss))
-    return Curves(*map(np.array, zip(*points, strict=True))), params
+        is_best = points[-1][1] < least
+        best = _choose(is_best, params, best)
+        least = np.where(is_best, points[-1][1], least)
+    return Curves(*map(np.array, zip(*points, strict=True))), best

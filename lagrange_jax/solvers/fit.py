@@ -104,9 +104,9 @@ def fit_head(
     coordinates = coordinates._replace(factor=jnp.where(is_zero, 0.0, 1.0))
     if start is not None:
         first = jnp.where(jnp.any(start != 0), start, first)
-    scales, limits = make_scales(statistics, wanted), (tolerance, max_steps)
+    scales = make_scales(statistics, wanted)
     given = batches, statistics, scales, loss, coordinates, wanted, relation
-    problem = _Problem(*given, *limits)
+    problem = _Problem(*given, tolerance, max_steps)
     require_tie_break(tie_break, first.shape)
     tie_break = unit_tie_break(tie_break, first.shape, dtype)
     found = _search(problem, first, statistics.start.bias, tie_break)

@@ -67,14 +67,12 @@ class GridPlan(NamedTuple):
       axes: the grid's axes, each a pytree of arrays with that leading axis.
       placed: what the function closes over, and the axes, on every device.
       like: shapes and dtypes of what one member returns.
-      quick: whether, on a CPU, it is compiled for the first result.
     """
 
     layout: Layout
     axes: dict[str, Any]
     placed: tuple[Any, dict[str, Any]]
     like: Any
-    quick: bool = False
 
     @property
     def total(self) -> int:
@@ -102,9 +100,8 @@ def plan_grid(
     axes: dict[str, Any],
     mesh: Mesh,
     vmap_axes: Sequence[str] | None = None,
-    quick: bool = False,
 ) -> GridPlan:
-    """Returns the plan of a grid; arguments as for `run_grid`.
+    """Returns the plan of a grid; `vmap_axes` as for `run_grid`.
 
     Raises:
       ValueError: if `vmap_axes` names an axis that the grid does not have.
@@ -118,7 +115,7 @@ def plan_grid(
         program, consts, like = trace_member(train, member, _bounds(axes))
     place = partial(_place, NamedSharding(mesh, P()))
     placed = jax.tree.map(place, (consts, axes))
-    return GridPlan(Layout(program, outer, inner, mesh), axes, placed, like, quick)
+    return GridPlan(Layout(program, outer, inner, mesh), axes, placed, like)
 
 
 def compile_part(plan: GridPlan, size: int) -> Any:
@@ -134,7 +131,7 @@ def compile_part(plan: GridPlan, size: int) -> Any:
     )
     leaves, structure = jax.tree.flatten((*shapes, index))
     with announce(lambda: "compiling a grid"):
-        return _compile_layout(plan.layout, structure, tuple(leaves), plan.quick)
+        return _compile_layout(plan.layout, structure, tuple(leaves))
 
 
 def run_part(plan: GridPlan, start: int, stop: int, size: int) -> Any:
@@ -185,9 +182,9 @@ def check_names(names: Iterable[str], axes: Mapping[str, Any]) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def _compile_layout(layout, structure, leaves, quick):
+def _compile_layout(layout, structure, leaves):
     lowered = jax.jit(partial(_run, layout)).lower(*structure.unflatten(leaves))
-    return compile_once(lowered, tuple(layout.mesh.devices.flat), quick)
+    return compile_once(lowered, tuple(layout.mesh.devices.flat))
 
 
 def _run(layout: Layout, consts, axes, index):

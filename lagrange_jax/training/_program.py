@@ -78,33 +78,31 @@ def calls_python(program: Program) -> bool:
     return re.search(r"\b(pure|io)_callback\[", str(program.jaxpr)) is not None
 
 
-def compile_once(lowered: Any, devices: tuple[Any, ...], quick: bool = False) -> Any:
+def compile_once(lowered: Any, devices: tuple[Any, ...]) -> Any:
     """Compiles a lowered program, unless one of the same text has been compiled.
 
     Args:
       lowered: what `jax.jit(...).lower` returned.
       devices: the devices that it runs on.
-      quick: whether, on a CPU, compiling is to be short even where running then takes
-        longer.
 
     Returns:
       The compiled program.
     """
-    return _compile(_Lowered(lowered, devices, quick))
+    return _compile(_Lowered(lowered, devices))
 
 
 class _Lowered:
-    """A lowered program, equal to those of one text, devices and way to compile."""
+    """A lowered program, equal to those of the same text on the same devices."""
 
-    def __init__(self, lowered: Any, devices: tuple[Any, ...], quick: bool):
+    def __init__(self, lowered: Any, devices: tuple[Any, ...]):
         # The text leaves out the arguments that are not used.
         text = f"{lowered.args_info}\n{lowered.as_text()}"
         # Texts of programs that call Python do not say what they call.
         own = id(lowered) if "callback" in text else None
         is_cpu = devices[0].platform == "cpu"
         self.lowered = lowered
-        self.options = grid_options(text, quick) if is_cpu else None
-        self.key = hashlib.sha256(text.encode()).digest(), devices, quick, own
+        self.options = grid_options(text) if is_cpu else None
+        self.key = hashlib.sha256(text.encode()).digest(), devices, own
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -84,7 +84,6 @@ def run_grid(
     configuration: Mapping[str, Any] | None = None,
     vmap_axes: Sequence[str] | None = None,
     group_sizes: bool = False,
-    quick_compile: bool = False,
     mesh: Mesh | None = None,
     chunk_size: int | None = None,
     memory_limit: float | None = None,
@@ -95,11 +94,11 @@ def run_grid(
     Arrays that `train` closes over, such as its data, are arguments of the compiled
     program: one that differs in their values alone is not compiled again.
 
-    Numbers: the same devices, `chunk_size` and `quick_compile` give the same bits, also
-    after a stop. Others are other programs, whose sums may be ordered otherwise: each
-    operation then agrees to a few $\epsilon$ of its dtype, and a training of T steps
-    amplifies that as it amplifies any change of its start. By default TPUs round the
-    factors of a network's products to bfloat16 and GPUs to TF32;
+    Numbers: the same devices and the same `chunk_size` give the same bits, also after
+    a stop. Other devices or chunks are other programs, whose sums may be ordered
+    otherwise: each operation then agrees to a few $\epsilon$ of its dtype, and a
+    training of T steps amplifies that as it amplifies any change of its start. By
+    default TPUs round the factors of a network's products to bfloat16 and GPUs to TF32;
     `jax_default_matmul_precision` asks for more, which heads always do.
 
     Where heads were solved for and some have another status than `SUCCESS`, a line in
@@ -125,9 +124,6 @@ def run_grid(
         next share a program that holds no more examples than they use. Otherwise all
         members do the work of the largest. It pays where training takes longer than
         compiling one program a power of two.
-      quick_compile: whether, on a CPU, the first result is to be there soon. Compiling
-        takes half as long or less. Grids of small dense networks run as fast; with
-        convolutions or recurrences they may take 1.8 times as long. Rounding differs.
       mesh: devices that share the work; `grid_mesh()` of all devices by default.
       chunk_size: combinations a call works on, of the axes that are not in
         `vmap_axes`, or of all where that is None. None means all, or a tenth with a
@@ -154,7 +150,7 @@ def run_grid(
     mesh = grid_mesh() if mesh is None else mesh
     groups = _groups(arrays) if group_sizes else {"": None}
     plans = {
-        name: plan_grid(train, _part(arrays, rows), mesh, vmap_axes, quick_compile)
+        name: plan_grid(train, _part(arrays, rows), mesh, vmap_axes)
         for name, rows in groups.items()
     }
     done, total = 0, sum(plan.total for plan in plans.values())

@@ -119,7 +119,7 @@ def test_held_out_examples_are_apart_and_drawn_by_the_seed():
 def test_rates_side_by_side_train_as_each_alone(standard_promotion):
     train, validation, test = (make_split(seed=seed) for seed in range(3))
     rates, head = (0.01, 0.1), make_head()
-    curves, _ = train_heads(
+    curves, heads = train_heads(
         head,
         train,
         validation,
@@ -154,6 +154,10 @@ def test_rates_side_by_side_train_as_each_alone(standard_promotion):
             found = metrics.score(split, *params)
             ours = [getattr(curves, f"{part}_{x}")[-1, i] for x in ("accuracy", "loss")]
             np.testing.assert_allclose(ours, found, rtol=1e-4)
+        # The head that is given back is that of least validation loss.
+        kept = metrics.score(validation, heads.kernel[:, i], heads.bias[i])
+        least = curves.validation_loss[:, i].min()
+        np.testing.assert_allclose(kept.loss, least, rtol=1e-4)
 
 
 def make_trained(head, seed, losses):

@@ -14,14 +14,12 @@ PROBED = "probed/"
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """Of Adam; each trains by itself, and the examples held out choose."""
 
-EPOCHS = 50
+EPOCHS = 200
 """At most: the examples held out say when to stop."""
 
 
 def probe(head: Head, train: Split, validation: Split, batch_size: int, seed: int):
     """Returns the `Head` of least validation loss on the way of training.
-
-    It is trained a second time, for its best rate and up to its best epoch.
 
     Args:
       head: to begin with.
@@ -30,22 +28,18 @@ def probe(head: Head, train: Split, validation: Split, batch_size: int, seed: in
       batch_size: images in a step.
       seed: of their order.
     """
-
-    def fit(rates, epochs):
-        return train_heads(
-            head[:2],
-            train,
-            validation,
-            validation,
-            rates=rates,
-            epochs=epochs,
-            evaluations=1,
-            batch_size=batch_size,
-            seed=seed,
-        )
-
-    losses = fit(RATES, EPOCHS)[0].validation_loss
-    epochs, rate = np.unravel_index(losses.argmin(), losses.shape)
-    kernels, biases = fit((RATES[rate],), int(epochs))[1]
-    info = {"probe_rate": RATES[rate], "probe_epochs": int(epochs)}
-    return Head(kernels[:, 0], biases[0], info)
+    curves, heads = train_heads(
+        head[:2],
+        train,
+        validation,
+        validation,
+        rates=RATES,
+        epochs=EPOCHS,
+        evaluations=1,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    losses = curves.validation_loss
+    i, rate = np.unravel_index(losses.argmin(), losses.shape)
+    info = {"probe_rate": RATES[rate], "probe_epochs": float(curves.epochs[i])}
+    return Head(heads.kernel[:, rate], heads.bias[rate], info)
