@@ -63,13 +63,13 @@ def draw_horizon(results: Results, scale: float) -> Figure:
         ylabel="saving to its best loss so far, %",
         ylim=(0, 100),
     )
-    plotting.legend_below(figure, columns=2)
+    plotting.legend_below(figure, columns=1)
     return figure
 
 
 def draw_distances(results: Results, scale: float) -> Figure:
     """How far each layer is from its end, as a part of the distance at the start."""
-    methods = [x for x in _shown(results, scale) if results[x, scale][0].distance.size]
+    methods = _shown(results, scale)
     figure, axes = plotting.make_axes(2, 4, size=(2.8, 2.5))
     axes.flat[-1].set_axis_off()
     for number, layer in enumerate(LAYERS):

@@ -148,7 +148,7 @@ def draw(folder: Path) -> str:
     plotting.save_figure(draw_trajectories(results), folder / "weights.png")
     scale = _scales(results)[0]
     plotting.save_figure(draw_horizon(results, scale), folder / "horizon.png")
-    if any(x.distance.size for some in results.values() for x in some):
+    if all(x.distance.size for some in results.values() for x in some):
         plotting.save_figure(draw_distances(results, scale), folder / "distance.png")
     if "landscape/norm_sq" in record.read_arrays(folder):
         plotting.save_figure(draw_norms(results, folder), folder / "norm.png")
