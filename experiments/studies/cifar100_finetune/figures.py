@@ -69,9 +69,9 @@ def _best(by_rate: Sequence[list[Run]]) -> list[Run]:
     seeds = set.intersection(*({run.row["seed"] for run in x} for x in by_rate))
 
     def score(runs):
-        # Where no step lowers the loss, that of the start is all rates' lowest.
+        # The loss of the start is the same at all rates, but for rounding.
         runs = [run for run in runs if run.row["seed"] in seeds]
-        return _lowest_loss(runs), np.mean([run.validation_loss[-1] for run in runs])
+        return np.mean([run.validation_loss[1:].min() for run in runs])
 
     return min(by_rate, key=score)
 
@@ -79,8 +79,8 @@ def _best(by_rate: Sequence[list[Run]]) -> list[Run]:
 def best_runs(folder: Path) -> dict[str, dict[int, Run]]:
     """Returns the runs of each head by seed, at the learning rate best for the head.
 
-    Best is the lowest validation loss of a run, on average over the seeds that all
-    rates have; among equals, the lowest at the end.
+    Best is the lowest validation loss after the start, on average over the seeds that
+    all rates have.
     """
     arrays = record.read_arrays(folder)
     runs = defaultdict(lambda: defaultdict(list))
