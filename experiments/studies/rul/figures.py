@@ -17,6 +17,7 @@ __all__ = ["draw"]
 IN_CURVES = (
     *("kaiming", "lecun", "zero_bias", "unconstrained"),
     *("forward_equality", "backward_equality", "loss_within_50"),
+    "small_random",
 )
 IN_TRAJECTORIES = ("kaiming", "forward_equality", "backward_equality", "unconstrained")
 
@@ -57,7 +58,7 @@ def draw_curves(results: Results) -> Figure:
         ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))
         plotting.plain_log_ticks(ax, (12, 15, 20, 30, 50, 100))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
-    plotting.legend_below(figure, columns=4)
+    plotting.legend_below(figure, columns=4 if len(scales) > 1 else 1)
     return figure
 
 
