@@ -14,7 +14,6 @@ loose.
 """
 
 import argparse
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -167,10 +166,14 @@ def judge(problem: Problem, k: int, bound: float, slope: float) -> Verdict:
     centre = bias + mean @ kernel
     loss = float(shares @ log_loss(centred @ kernel + centre, targets)[0])
     given = centred, targets, weights.astype(float), log_loss
-    minimize_from = functools.partial(minimum, *given)
-    start = np.vstack([kernel, centre])
+    given += np.vstack([kernel, centre]), is_free
+
+    def least_at(multiplier):
+        value, head, slope = minimum(*given, multiplier)
+        return value, float((head[:-1] ** 2).sum()), slope
+
     if relative_excess(loss, bound) > ACCURATE:
-        found = dual_bound(minimize_from, start, is_free, multiplier, norm_sq, loss)
+        found = dual_bound(least_at, multiplier, norm_sq, loss)
         bound, slope = max((bound, slope), found)
     return Verdict(
         status,
@@ -188,22 +191,22 @@ def relative_excess(loss: float, bound: float) -> float:
 
 
 def dual_bound(
-    minimize_from: Callable[..., tuple[float, np.ndarray, float]],
-    start: np.ndarray,
-    is_free: np.ndarray,
+    least_at: Callable[[float], tuple[float, float, float]],
     multiplier: float,
     norm_sq: float,
     loss: float,
 ) -> tuple[float, float]:
     """A lower bound of the least loss, and the slope SciPy left.
 
+    At a multiplier `least_at` returns the least loss plus multiplier times squared
+    norm, the squared norm there, and the slope left.
+
     Where the bound at our multiplier does not show the loss to be right, the best of
     some others is taken, by secants of the norm that each gives.
     """
     best, tried = (-np.inf, np.inf), []
     for _ in range(4):
-        value, head, slope = minimize_from(start, is_free, multiplier)
-        size = float((head[:-1] ** 2).sum())
+        value, size, slope = least_at(multiplier)
         value -= multiplier * norm_sq
         best = max(best, (value, slope))
         tried.append((np.log(max(multiplier, 1e-300)), np.log(size / norm_sq)))

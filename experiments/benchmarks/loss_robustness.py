@@ -2,11 +2,13 @@ r"""Is every loss solved? Random problems of each, against a bound from SciPy.
 
     python -m experiments.benchmarks.loss_robustness [--loss poisson] [--problems 500]
 
-Problems of equal shape are solved together, by `vmap`. For the multiplier $\mu$ of a
+A few problems of equal shape are solved together, by `vmap`, one loss after the other
+in turns; the same command goes on where it was stopped. For the multiplier $\mu$ of a
 head SciPy minimises $L + \mu (\|W\|^2 - c)$ in float64, by formulas of its own. By weak
 duality that minimum lies below the least loss under the norm, whatever $\mu \ge 0$ is;
-the loss of the head, computed in float64, lies above it. A Gaussian likelihood is not
-convex: there SciPy, starting at the head, has to find nothing better near it.
+the loss of the head, computed in float64, lies above it. Where the two are apart, other
+multipliers are tried. A Gaussian likelihood is not convex: there SciPy, starting at the
+head, has to find nothing better near it.
 """
 
 import argparse
@@ -25,6 +27,12 @@ from scipy.special import expit, xlogy
 
 import lagrange_jax as lj
 from experiments.benchmarks import timing
+from experiments.benchmarks.convex_robustness import (
+    ACCURATE,
+    dual_bound,
+    kept_rows,
+    relative_excess,
+)
 from lagrange_jax import losses
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
@@ -32,10 +40,12 @@ MODULE = "experiments.benchmarks.loss_robustness"
 # Examples and features: many examples, and hardly more than features.
 SHAPES = ((150, 5), (60, 30))
 RELATIONS = ("equality", "at_most")
+KINDS = [(shape, relation) for shape in SHAPES for relation in RELATIONS]
+# Problems of one call: it takes as long as the one with the most steps.
+CHUNK = 25
 CLASS_WEIGHTS = (1.0, 0.1, 3.0)
 POSITIVES = (1.0, 20.0, 0.5)
 THRESHOLDS = np.array([-1.0, 0.2, 1.5])
-TOLERANCE = 1e-5
 
 ByLogits = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -148,6 +158,14 @@ CASES = {
 }
 
 
+class Part(NamedTuple):
+    """Problems of a kind that are solved in one call."""
+
+    shape: tuple[int, int]
+    relation: str
+    indices: range
+
+
 class Problem(NamedTuple):
     """A random problem; what the solver is given is of float32."""
 
@@ -208,33 +226,45 @@ def lagrangian(case: Case, problem: Problem, num_biases: int, price: float):
     return value
 
 
-def least(value, start) -> tuple[float, np.ndarray]:
-    options = dict(maxiter=5000, maxfun=8000, gtol=1e-10, ftol=1e-15, maxcor=30)
-    found = minimize(value, start, jac=True, method="L-BFGS-B", options=options)
-    return float(found.fun), found.x
+def least_at(case: Case, problem: Problem, start: np.ndarray, num_biases: int):
+    """What `dual_bound` asks of a problem, and where that is."""
+
+    def find(price: float) -> tuple[float, float, float]:
+        value = lagrangian(case, problem, num_biases, price)
+        options = dict(maxiter=5000, maxfun=8000, gtol=1e-10, ftol=1e-15, maxcor=30)
+        found = minimize(value, start, jac=True, method="L-BFGS-B", options=options)
+        size = float(np.sum(found.x[:-num_biases] ** 2))
+        return float(found.fun), size, float(np.abs(value(found.x)[1]).max())
+
+    return find
 
 
 def judge(case: Case, problem: Problem, head: Any, relation: str) -> dict[str, Any]:
-    """Compares a head with what SciPy finds at the same multiplier."""
+    """Compares a head with what SciPy finds at the same multiplier, or near it."""
     kernel, bias = (np.asarray(x, float) for x in (head.kernel, head.bias))
     mean = np.average(problem.features.astype(float), 0, problem.weights.astype(float))
     flat = np.concatenate([kernel.ravel(), bias + mean @ kernel])
     norm_sq, price = float(problem.norm_sq), max(float(head.multiplier), 0.0)
     status = lj.Status(int(head.status)).name
     loss = lagrangian(case, problem, len(bias), 0.0)(flat)[0]
-    bound, x = least(lagrangian(case, problem, len(bias), price), flat)
-    bound -= price * (norm_sq if price > 0 else 0.0)
-    excess = (loss - bound) / max(abs(bound), 1e-2)
-    size = float(np.sum(x[: kernel.size] ** 2))
-    wanted = "STATIONARY" if case.loss.kind.convexity == "none" else "SUCCESS"
-    is_solved = status == wanted and excess <= TOLERANCE
+    is_convex = case.loss.kind.convexity != "none"
+    find = least_at(case, problem, flat, len(bias))
     if status == "NOT_GLOBAL":  # right, if the equality asks for more than the optimum
+        bound, size, slope = find(0.0)
         is_solved = relation == "equality" and size <= norm_sq * (1 + 1e-3)
+    elif is_convex:
+        bound, slope = dual_bound(find, price, norm_sq, loss)
+        is_solved = status == "SUCCESS" and relative_excess(loss, bound) <= ACCURATE
+    else:
+        bound, _, slope = find(price)
+        bound -= price * norm_sq if price > 0 else 0.0
+        is_solved = status == "STATIONARY" and relative_excess(loss, bound) <= ACCURATE
     return dict(
-        relation=relation,
         status=status,
-        excess=excess,
+        excess=relative_excess(loss, bound),
         loss=loss,
+        bound=bound,
+        slope=slope,
         norm_sq=norm_sq,
         multiplier=float(head.multiplier),
         residual=float(head.stationarity),
@@ -242,42 +272,58 @@ def judge(case: Case, problem: Problem, head: Any, relation: str) -> dict[str, A
     )
 
 
-def run(name: str, num_problems: int, seed: int) -> list[dict[str, Any]]:
-    """Rows of one loss: as many problems of each shape and relation."""
-    case, rows = CASES[name], []
-    kinds = [(shape, relation) for shape in SHAPES for relation in RELATIONS]
-    for number, (shape, relation) in enumerate(kinds):
-        count = num_problems // len(kinds) + (number < num_problems % len(kinds))
-        draws = [
-            draw(np.random.default_rng([seed, number, i]), case, shape)
-            for i in range(count)
-        ]
-        together = jax.tree.map(lambda *x: jnp.stack(x), *draws)
-        heads = solve(together, case.loss, case.num_outputs, relation)
-        for i, problem in enumerate(draws):
-            head = jax.tree.map(lambda x: np.asarray(x[i]), heads)  # noqa: B023
-            verdict = judge(case, problem, head, relation)
-            rows.append(dict(name=name, shape=shape, index=i, **verdict))
-            if not verdict["is_solved"]:
-                print(json.dumps(rows[-1]), flush=True)
-    print(f"{name}: {sum(row['is_solved'] for row in rows)} of {len(rows)}", flush=True)
+def solve_chunk(name: str, part: Part, seed: int) -> list[dict[str, Any]]:
+    """Rows of the problems of one loss that are solved in one call."""
+    case, number = CASES[name], KINDS.index(part[:2])
+    draws = [
+        draw(np.random.default_rng([seed, number, i]), case, part.shape)
+        for i in part.indices
+    ]
+    together = jax.tree.map(lambda *x: jnp.stack(x), *draws)
+    heads = solve(together, case.loss, case.num_outputs, part.relation)
+    rows = []
+    for place, (index, problem) in enumerate(zip(part.indices, draws, strict=True)):
+        head = jax.tree.map(lambda x: np.asarray(x[place]), heads)  # noqa: B023
+        given = dict(name=name, shape=part.shape, relation=part.relation, index=index)
+        rows.append({**given, **judge(case, problem, head, part.relation)})
     return rows
+
+
+def parts_of(num_problems: int) -> list[Part]:
+    """The calls for so many problems of a loss, every kind in its turn."""
+    each = num_problems // len(KINDS)
+    starts = range(0, each, CHUNK)
+    return [
+        Part(*kind, range(start, min(start + CHUNK, each)))
+        for start in starts
+        for kind in KINDS
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--loss", choices=CASES)
+    parser.add_argument("--loss", choices=CASES, action="append")
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=RESULTS / "loss_robustness.json", type=Path)
     options = parser.parse_args()
     command = f"python -m {MODULE} --problems {options.problems} --seed {options.seed}"
-    record = json.loads(options.out.read_text()) if options.out.exists() else {}
-    rows = record["rows"] if record.get("command") == command else []
-    for name in CASES if options.loss is None else [options.loss]:
-        rows = [row for row in rows if row["name"] != name]
-        rows += run(name, options.problems, options.seed)
-        timing.write_rows(options.out, command, rows)
+    rows = kept_rows(options.out, command)
+    done = {(r["name"], *r["shape"], r["relation"], r["index"]) for r in rows}
+    names = options.loss or list(CASES)
+    for part in parts_of(options.problems):
+        for name in names:
+            if (name, *part.shape, part.relation, part.indices[-1]) in done:
+                continue
+            found = solve_chunk(name, part, options.seed)
+            rows += found
+            for row in found:
+                if not row["is_solved"]:
+                    print(json.dumps(row), flush=True)
+            timing.write_rows(options.out, command, rows)
+    for name in names:
+        solved = [row["is_solved"] for row in rows if row["name"] == name]
+        print(f"{name}: {sum(solved)} of {len(solved)}")
 
 
 if __name__ == "__main__":
