@@ -51,12 +51,13 @@ ByLogits = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Case(NamedTuple):
-    """A loss, its outputs, how targets are drawn, and it in float64."""
+    """A loss, its outputs, how targets are drawn, it in float64, and which bias moves."""
 
     loss: losses.Loss
     num_outputs: int
     draw: Callable[[np.random.Generator, np.ndarray], np.ndarray]
     by_logits: ByLogits
+    is_free: Callable[[np.ndarray], Any] = lambda targets: 1.0
 
 
 def sigmoid(z, t, weight: Any = 1.0, positive: Any = 1.0):
@@ -110,6 +111,12 @@ def given_thresholds(z, t):
     return value, slopes.sum(1, keepdims=True)
 
 
+def occur_next_to(t):
+    """Thresholds between classes that both occur: others have no finite optimum."""
+    occurs = np.bincount(t[:, 0].astype(int), minlength=len(THRESHOLDS) + 1) > 0
+    return occurs[:-1] & occurs[1:]
+
+
 def gaussian(z, t):
     mean, log_variance = np.split(z, 2, axis=1)
     r, precision = t - mean, np.exp(-log_variance)
@@ -150,7 +157,7 @@ CASES = {
     "huber": Case(losses.huber(0.7), 2, noisy, huber),
     "quantile": Case(losses.quantile(0.2, smoothing=0.05), 2, noisy, pinball),
     "ordinal": Case(losses.ordinal(THRESHOLDS), 1, ordered, given_thresholds),
-    "ordinal, joint": Case(losses.ordinal(num_classes=4), 1, ordered, cumulative),
+    "ordinal, joint": Case(losses.ordinal(num_classes=4), 1, ordered, cumulative, occur_next_to),
     "from_function, log_cosh": Case(
         losses.from_function(optax.losses.log_cosh), 2, noisy, log_cosh
     ),
@@ -221,7 +228,8 @@ def lagrangian(case: Case, problem: Problem, num_biases: int, price: float):
             pull = slopes.sum(1, keepdims=True)
         gradient = features.T @ pull + 2 * price * kernel
         loss = shares @ values + price * np.sum(kernel**2)
-        return loss, np.concatenate([gradient.ravel(), slopes.sum(0)])
+        of_bias = case.is_free(targets) * slopes.sum(0)
+        return loss, np.concatenate([gradient.ravel(), of_bias])
 
     return value
 

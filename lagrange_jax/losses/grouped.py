@@ -79,6 +79,7 @@ def _grouped(kind: Kind, groups: int) -> Kind:
         value=value,
         slope=None if kind.slope is None else slope,
         bend=bend_,
+        smooth=kind.smooth,
         read=read,
         start=start,
         is_right=None if kind.is_right is None else is_right,

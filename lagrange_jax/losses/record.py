@@ -86,6 +86,9 @@ class Kind:
         logits exceeds; None where there is none.
       bend: `bend(p, logits, targets, direction [n, k]) -> [n, k]`, the second
         derivative times a direction; None: by JAX.
+      smooth: `smooth(p, means) -> p`, parameters that make the loss bend over all the
+        spread of the targets, from which a search comes to its own; None where it does
+        so anyhow.
       is_right: `is_right(p, logits, targets) -> [n]`, whether the likeliest class is
         the true one; None for a loss without classes.
       num_outputs: `num_outputs(targets) -> k` where targets tell it; None where they
@@ -104,6 +107,7 @@ class Kind:
     slope: Callable[..., Array] | None = None
     curvature: Callable[[Any], Any] | None = None
     bend: Callable[..., Array] | None = None
+    smooth: Callable[..., Any] | None = None
     is_right: Callable[..., Array] | None = None
     num_outputs: Callable[[Any], int | None] = lambda targets: None
     num_targets: Callable[[int], int | None] = lambda k: k

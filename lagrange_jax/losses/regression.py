@@ -116,6 +116,11 @@ SQUARED_ERROR = Kind(
 )
 
 
+def _spread(means, least):
+    """Root mean square of the targets about their means, or a number above it."""
+    return jnp.maximum(jnp.sqrt(means.variance.mean()), least)
+
+
 def _huber_value(p, logits, targets):
     delta = jnp.asarray(p.delta, logits.dtype)
     size = jnp.abs(logits - targets)
@@ -139,6 +144,7 @@ HUBER = Kind(
     slope=_huber_slope,
     curvature=lambda p: 1.0,
     bend=_huber_bend,
+    smooth=lambda p, means: _Scale(_spread(means, p.delta)),
     read=read_real,
     start=_start_at_mean,
     num_outputs=_real_outputs,
@@ -171,6 +177,7 @@ QUANTILE = Kind(
     slope=_quantile_slope,
     curvature=lambda p: 1 / (4 * p.smoothing),
     bend=_quantile_bend,
+    smooth=lambda p, means: p._replace(smoothing=_spread(means, p.smoothing)),
     read=read_real,
     start=_start_at_mean,
     num_outputs=_real_outputs,

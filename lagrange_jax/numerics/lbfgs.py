@@ -43,6 +43,8 @@ OVERSHOOT = 0.8
 LEAST_CURVATURE = 1e-6
 # What is left to be gained counts as no less than this part of what it was before.
 FADING = 0.5
+# A gradient alone tells no length: no step along it is longer than this many params.
+REACH = 2
 # A step this much shorter than the last one's model means that nothing is to be gained.
 SMALLEST_STEP = 1e-4
 
@@ -119,6 +121,8 @@ def _advance(state: _State, trial: Point) -> _State:
     turned = jnp.where(jnp.isinf(best.value), state.direction, turned)
     is_descent = inner(turned, at.gradient) < 0
     turned = jnp.where(is_descent, turned, -memory.scale * at.gradient)
+    is_known = jnp.any(memory.weights > 0) | jnp.isinf(best.value)
+    turned = jnp.where(is_known, 1, _within(turned, at.params)) * turned
     is_new = is_accepted | is_lost
     direction = jnp.where(is_new, turned, direction)
     # From the slopes at both ends, which resolve what the values do not.
@@ -127,6 +131,12 @@ def _advance(state: _State, trial: Point) -> _State:
     left = jnp.where(is_near, gain, left)
     search = Search(at, count + 1, is_stuck, left)
     return _State(search, direction, jnp.where(is_new, 1, shorter), memory)
+
+
+def _within(step, params):
+    """The factor by which to shorten a step whose length nothing is known of."""
+    size, reach = jnp.sqrt(inner(step, step)), REACH * jnp.sqrt(inner(params, params))
+    return jnp.where((reach > 0) & (size > reach), reach / size, 1)
 
 
 def _remember(memory: _Memory, old: Point, new: Point) -> _Memory:

@@ -19,7 +19,7 @@ from lagrange_jax.numerics.linalg import column_length, column_sum, dot
 from lagrange_jax.numerics.secular import solve_secular
 from lagrange_jax.statistics.spectrum import Spectrum
 
-__all__ = ["ON_SPHERE", "Coordinates", "make_coordinates", "settle"]
+__all__ = ["ON_SPHERE", "Coordinates", "make_coordinates", "onto_sphere", "settle"]
 
 # Of outputs with one normaliser, such as classes, a likely one may hand its curvature
 # on to any other: none counts as less than this part of the most curved.
@@ -143,7 +143,7 @@ def settle(
     """
     norm_sq = coordinates.norm_sq
     is_near = column_length(kernel, norm_sq) ** 2 >= (1 - ON_SPHERE) * norm_sq
-    moved = _onto_sphere(coordinates, kernel)
+    moved = onto_sphere(coordinates, kernel)
     if filling is not None:
         centred = kernel - kernel.mean(1, keepdims=True)
         missing = norm_sq - column_length(centred, norm_sq) ** 2
@@ -154,7 +154,9 @@ def settle(
     return jnp.where(is_near & is_bound, moved, kernel)
 
 
-def _onto_sphere(coordinates, kernel):
+def onto_sphere(
+    coordinates: Coordinates, kernel: Float[Array, "d k"]
+) -> Float[Array, "d k"]:
     """Moves a kernel as solutions move with their norm: most where the loss is flat.
 
     To scale it would bend the loss as much as it is stiff.

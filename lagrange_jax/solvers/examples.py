@@ -37,14 +37,18 @@ class ExampleStatistics(NamedTuple):
         minus the slopes of the loss, so that `cross` is minus the gradient at a zero
         kernel.
       start: the bias to start from, and where it may change.
-      curvature: mean second derivative of the loss in each logit, positive.
+      curvature: mean second derivative of the loss in each logit, positive; of the
+        smoothest loss where one comes first.
       num_invalid: weighted examples whose targets the loss is not made for.
+      smooth: parameters of the smoothest loss, see `Kind.smooth`; those of the loss
+        where there is none.
     """
 
     spectrum: Spectrum
     start: Start
     curvature: Float[Array, " k"]
     num_invalid: Int[Array, ""]
+    smooth: Any = ()
 
 
 class _Sums(NamedTuple):
@@ -85,10 +89,13 @@ def example_statistics(
         _require_no_thresholds(loss, first.bias, num_outputs)
         none = jnp.zeros_like(first.bias)
         first = Start(none, none > 0)
-    shape = features.shape[1], num_outputs
-    moments, curvature = _at_start(batches, loss, first.bias, shape, dtype)
+    shape, smooth = (features.shape[1], num_outputs), loss
+    if loss.kind.smooth is not None:
+        smooth = loss._replace(parameters=loss.kind.smooth(loss.parameters, means))
+    moments, curvature = _at_start(batches, (loss, smooth), first.bias, shape, dtype)
     spectrum = decompose(moments, use_bias=use_bias)
-    return ExampleStatistics(spectrum, first, curvature, num_invalid)
+    given = first, curvature, num_invalid, smooth.parameters
+    return ExampleStatistics(spectrum, *given)
 
 
 def _require_no_thresholds(loss, bias, num_outputs):
@@ -127,11 +134,11 @@ def _means(batches, loss, num_outputs, dtype):
     return means, sums.num_invalid
 
 
-def _at_start(batches, loss, bias, shape, dtype):
+def _at_start(batches, losses, bias, shape, dtype):
     """Moments of features and residuals, and the mean curvature, at a constant."""
     num_features, num_outputs = shape
 
-    def step(state, batch, bias, loss):
+    def step(state, batch, bias, loss, smooth):
         moments, bent = state
         example = read_batch(batch, loss, num_outputs, dtype)
         logits = jnp.broadcast_to(bias[None], (len(example.targets), len(bias)))
@@ -142,7 +149,7 @@ def _at_start(batches, loss, bias, shape, dtype):
         # Signs at random: what the outputs share cancels, the diagonal is left.
         signs = jax.random.rademacher(jax.random.key(0), slopes.shape, dtype)
         along = jnp.broadcast_to(signs, logits.shape)
-        bend_row = bend(loss, logits, example.targets, along)
+        bend_row = bend(smooth, logits, example.targets, along)
         bend_row = signs * of_outputs(bend_row, num_outputs)
         if example.weights is not None:
             bend_row *= example.weights[:, None]
@@ -153,7 +160,7 @@ def _at_start(batches, loss, bias, shape, dtype):
         init_moments(num_features, num_outputs, dtype),
         jnp.zeros(num_outputs, dtype),
     )
-    moments, bent = batches.fold(step, state, bias, loss)
+    moments, bent = batches.fold(step, state, bias, *losses)
     curvature = bent / jnp.where(moments.count > 0, moments.count, 1)
     most = jnp.max(curvature)
     is_bent = jnp.isfinite(curvature) & (curvature > LEAST_BEND * most)

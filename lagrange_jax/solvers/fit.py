@@ -46,7 +46,8 @@ from lagrange_jax.solvers.convex_certificate import (
     make_scales,
     proven_gap,
 )
-from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, settle
+from lagrange_jax.solvers.continuation import num_stages, smoother
+from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, onto_sphere, settle
 from lagrange_jax.solvers.examples import ExampleStatistics
 from lagrange_jax.solvers.least_squares import require_tie_break, unit_tie_break
 from lagrange_jax.solvers.risk import make_risk
@@ -57,6 +58,9 @@ __all__ = ["default_tolerance", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
+# Of smoother losses on the way so much is good enough, in this part of the steps.
+ON_THE_WAY = 1e-2
+SHARE_OF_STEPS = 0.1
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.01
 # A search that ends short of its tolerance counts as solved up to so many of them.
@@ -109,7 +113,8 @@ def fit_head(
     problem = _Problem(*given, tolerance, max_steps)
     require_tie_break(tie_break, first.shape)
     tie_break = unit_tie_break(tie_break, first.shape, dtype)
-    found = _search(problem, first, statistics.start.bias, tie_break)
+    is_near = start is not None and jnp.any(start != 0)
+    found = _search(problem, first, statistics.start.bias, tie_break, is_near)
     return _solution(problem, *found, tie_break, is_known, norm_sq.shape)
 
 
@@ -169,6 +174,24 @@ class _Problem(NamedTuple):
             return rows["stationarity"].max()
         return excess_residual(self.scales, rows, found, left, self.tolerance)
 
+    @property
+    def may_leave(self):
+        """Whether a search may have to go on over the sphere."""
+        return not (self.is_ball or self.can_fill)
+
+    def smoothed(self, left, total):
+        """The problem of a smoother loss, of which so many of all are left."""
+        if self.loss.kind.smooth is None:
+            return self
+        loss, smooth, dtype = self.loss, self.statistics.smooth, self.norm_sq.dtype
+        share = left.astype(dtype) / jnp.maximum(total, 1).astype(dtype)
+        loss = smoother(loss, smooth, share, dtype)
+        is_last = left == 0
+        rough = jnp.where(is_last, self.tolerance, ON_THE_WAY).astype(dtype)
+        steps = jnp.asarray(SHARE_OF_STEPS * self.max_steps).astype(jnp.int32)
+        steps = jnp.where(is_last, self.max_steps, steps)
+        return self._replace(loss=loss, tolerance=rough, max_steps=steps)
+
     def is_bound(self, end):
         """Whether the loss falls outwards, by more than its gradient is known to."""
         pull = -column_sum(end.slope * end.kernel, self.norm_sq)
@@ -221,32 +244,43 @@ class _End(NamedTuple):
     left: Any
 
 
-def _search(problem, kernel, bias, tie_break) -> tuple[_End, Array]:
+def _search(problem, kernel, bias, tie_break, is_near) -> tuple[_End, Array]:
     """Searches the ball, and then the sphere where an equality is still to be met.
 
-    Returns where that ended, and whether the sphere was searched.
+    Smoother losses come first, in the turns below zero, unless a start is given that
+    is near. Returns where that ended, and whether the sphere was searched.
     """
-    if problem.is_ball or problem.can_fill:
-        never = jnp.zeros((), bool)
+    total, never = jnp.int32(0), jnp.zeros((), bool)
+    if problem.loss.kind.smooth is not None:
+        given = problem.loss, problem.statistics.smooth, problem.norm_sq.dtype
+        total = jnp.where(is_near, 0, num_stages(*given))
+    elif not problem.may_leave:
         return _minimize(problem, kernel, bias, never), never
 
     def is_open(state):
         end, turn = state
+        if not problem.may_leave:
+            return turn <= 0
         length_sq = column_length(end.kernel, problem.norm_sq) ** 2
         is_met = length_sq >= (1 - ON_SPHERE) * problem.norm_sq
         is_met &= problem.is_bound(end)
         is_met = jnp.all(is_met | (problem.coordinates.factor == 0))
-        return (turn == 0) | ((turn == 1) & ~is_met & problem.on_sphere)
+        return (turn <= 0) | ((turn == 1) & ~is_met & problem.on_sphere)
 
     def body(state):
         (kernel, bias, *_), turn = state
+        here = problem.smoothed(jnp.maximum(-turn, 0), total)
+        if not problem.may_leave:
+            return _minimize(here, kernel, bias, never), turn + 1
         seed = SEED * jnp.sqrt(problem.norm_sq) * tie_break
         empty = column_length(kernel, problem.norm_sq) == 0
-        kernel = jnp.where((turn > 0) & empty, seed, kernel)
-        return _minimize(problem, kernel, bias, turn > 0), turn + 1
+        seeded = jnp.where(empty, seed, kernel)
+        outwards = onto_sphere(problem.coordinates, seeded)
+        kernel = jnp.where(turn > 0, outwards, kernel)
+        return _minimize(here, kernel, bias, turn > 0), turn + 1
 
     start = _End(kernel, bias, jnp.zeros_like(kernel), jnp.zeros((), kernel.dtype))
-    end, turn = problem.batches.while_loop(is_open, body, (start, jnp.int32(0)))
+    end, turn = problem.batches.while_loop(is_open, body, (start, -total))
     return end, turn > 1
 
 
