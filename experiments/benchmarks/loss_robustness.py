@@ -51,7 +51,7 @@ ByLogits = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Case(NamedTuple):
-    """A loss, its outputs, how targets are drawn, it in float64, and which bias moves."""
+    """A loss, its outputs, how targets are drawn, it in float64, its free biases."""
 
     loss: losses.Loss
     num_outputs: int
@@ -157,7 +157,9 @@ CASES = {
     "huber": Case(losses.huber(0.7), 2, noisy, huber),
     "quantile": Case(losses.quantile(0.2, smoothing=0.05), 2, noisy, pinball),
     "ordinal": Case(losses.ordinal(THRESHOLDS), 1, ordered, given_thresholds),
-    "ordinal, joint": Case(losses.ordinal(num_classes=4), 1, ordered, cumulative, occur_next_to),
+    "ordinal, joint": Case(
+        losses.ordinal(num_classes=4), 1, ordered, cumulative, occur_next_to
+    ),
     "from_function, log_cosh": Case(
         losses.from_function(optax.losses.log_cosh), 2, noisy, log_cosh
     ),

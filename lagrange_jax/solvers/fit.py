@@ -34,23 +34,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lagrange_jax.bounds import Relation
 from lagrange_jax.losses.record import Loss
-from lagrange_jax.numerics.linalg import column_length, column_sum, dot
+from lagrange_jax.numerics.linalg import column_length, dot
 from lagrange_jax.numerics.minimum import find_minimum
 from lagrange_jax.numerics.search import Point
 from lagrange_jax.solvers.convex_certificate import (
-    Scales,
     as_stationary,
     convex_status,
-    excess_residual,
-    kkt_rows,
     make_scales,
     proven_gap,
 )
-from lagrange_jax.solvers.continuation import num_stages, smoother
-from lagrange_jax.solvers.coordinates import ON_SPHERE, make_coordinates, onto_sphere, settle
+from lagrange_jax.solvers.convex_problem import ConvexProblem
+from lagrange_jax.solvers.coordinates import (
+    ON_SPHERE,
+    make_coordinates,
+    onto_sphere,
+    settle,
+)
 from lagrange_jax.solvers.examples import ExampleStatistics
 from lagrange_jax.solvers.least_squares import require_tie_break, unit_tie_break
-from lagrange_jax.solvers.risk import make_risk
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.types import Batches
 
@@ -58,9 +59,6 @@ __all__ = ["default_tolerance", "fit_head"]
 
 # This share of the radius seeds directions that data leave free, on the sphere.
 SEED = 1e-3
-# Of smoother losses on the way so much is good enough, in this part of the steps.
-ON_THE_WAY = 1e-2
-SHARE_OF_STEPS = 0.1
 # A search ends once a step gains no more than this part of the tolerance in the loss.
 PRECISION = 0.01
 # A search that ends short of its tolerance counts as solved up to so many of them.
@@ -110,7 +108,7 @@ def fit_head(
         first = jnp.where(jnp.any(start != 0), start, first)
     scales = make_scales(statistics, wanted)
     given = batches, statistics, scales, loss, coordinates, wanted, relation
-    problem = _Problem(*given, tolerance, max_steps)
+    problem = ConvexProblem(*given, tolerance, max_steps)
     require_tie_break(tie_break, first.shape)
     tie_break = unit_tie_break(tie_break, first.shape, dtype)
     is_near = start is not None and jnp.any(start != 0)
@@ -121,90 +119,6 @@ def fit_head(
 def default_tolerance(dtype: Any) -> float:
     """Returns the tolerance of the relative KKT residual."""
     return 1e-8 if dtype == jnp.float64 else 1e-5
-
-
-class _Problem(NamedTuple):
-    """What a search has to know."""
-
-    batches: Batches
-    statistics: ExampleStatistics
-    scales: Scales
-    loss: Loss
-    coordinates: Any
-    norm_sq: Any
-    relation: Relation | Bool[Array, ""]
-    tolerance: Any
-    max_steps: Any
-
-    @property
-    def is_ball(self):
-        """Whether the norm is known to be a bound only."""
-        return isinstance(self.relation, str) and self.relation == "at_most"
-
-    @property
-    def on_sphere(self):
-        """Whether the norm is to be met; the relation may be traced."""
-        relation = self.relation
-        is_known = isinstance(relation, str)
-        return jnp.asarray(relation == "equality" if is_known else relation)
-
-    @property
-    def can_fill(self):
-        """Whether a direction that no loss depends on fills what an equality lacks."""
-        k = self.statistics.spectrum.cross.shape[1]
-        return self.loss.kind.is_shift_invariant and k > self.norm_sq.shape[1]
-
-    def risk(self):
-        spectrum = self.statistics.spectrum
-        return make_risk(self.batches, self.loss, spectrum.count, spectrum.mean_x)
-
-    def evaluate(self, risk, kernel, bias):
-        """The loss and its gradient, zero in what is fixed of the bias."""
-        found = risk.evaluate(kernel, bias)
-        is_free = self.statistics.start.is_free
-        return found._replace(bias=jnp.where(is_free, found.bias, 0))
-
-    def rows(self, kernel, found, on_sphere, tolerance=0.0, can_fill=False):
-        given = self.scales, kernel, found, self.norm_sq, on_sphere
-        return kkt_rows(*given, self.coordinates.factor, tolerance, can_fill)
-
-    def residual(self, rows, found, left=0.0):
-        """How far from solved; by the bound too, which is none without convexity."""
-        if self.loss.kind.convexity == "none":
-            return rows["stationarity"].max()
-        return excess_residual(self.scales, rows, found, left, self.tolerance)
-
-    @property
-    def may_leave(self):
-        """Whether a search may have to go on over the sphere."""
-        return not (self.is_ball or self.can_fill)
-
-    def smoothed(self, left, total):
-        """The problem of a smoother loss, of which so many of all are left."""
-        if self.loss.kind.smooth is None:
-            return self
-        loss, smooth, dtype = self.loss, self.statistics.smooth, self.norm_sq.dtype
-        share = left.astype(dtype) / jnp.maximum(total, 1).astype(dtype)
-        loss = smoother(loss, smooth, share, dtype)
-        is_last = left == 0
-        rough = jnp.where(is_last, self.tolerance, ON_THE_WAY).astype(dtype)
-        steps = jnp.asarray(SHARE_OF_STEPS * self.max_steps).astype(jnp.int32)
-        steps = jnp.where(is_last, self.max_steps, steps)
-        return self._replace(loss=loss, tolerance=rough, max_steps=steps)
-
-    def is_bound(self, end):
-        """Whether the loss falls outwards, by more than its gradient is known to."""
-        pull = -column_sum(end.slope * end.kernel, self.norm_sq)
-        length = column_length(end.kernel, self.norm_sq)
-        return pull > self.tolerance * self.scales.gradient * length
-
-    def is_concave(self, kernel, bias):
-        """Whether a loss that is said to be convex is seen not to be."""
-        if self.loss.kind.convexity != "checked":
-            return jnp.zeros((), bool)
-        is_concave = self.risk().is_concave
-        at_start = is_concave(jnp.zeros_like(kernel), self.statistics.start.bias)
-        return at_start | is_concave(kernel, bias)
 
 
 def _solution(problem, end, is_beyond, tie_break, is_known, shape):
@@ -250,11 +164,8 @@ def _search(problem, kernel, bias, tie_break, is_near) -> tuple[_End, Array]:
     Smoother losses come first, in the turns below zero, unless a start is given that
     is near. Returns where that ended, and whether the sphere was searched.
     """
-    total, never = jnp.int32(0), jnp.zeros((), bool)
-    if problem.loss.kind.smooth is not None:
-        given = problem.loss, problem.statistics.smooth, problem.norm_sq.dtype
-        total = jnp.where(is_near, 0, num_stages(*given))
-    elif not problem.may_leave:
+    total, never = problem.num_smoother(is_near), jnp.zeros((), bool)
+    if problem.loss.kind.smooth is None and not problem.may_leave:
         return _minimize(problem, kernel, bias, never), never
 
     def is_open(state):
