@@ -260,7 +260,8 @@ def judge(case: Case, problem: Problem, head: Any, relation: str) -> dict[str, A
     is_convex = case.loss.kind.convexity != "none"
     find = least_at(case, problem, flat, len(bias))
     if status == "NOT_GLOBAL":  # right, if the equality asks for more than the optimum
-        bound, size, slope = find(0.0)
+        far = np.concatenate([0 * kernel.ravel(), np.clip(bias, -10, 10)])
+        bound, size, slope = least_at(case, problem, far, len(bias))(0.0)
         is_solved = relation == "equality" and size <= norm_sq * (1 + 1e-3)
     elif is_convex:
         bound, slope = dual_bound(find, price, norm_sq, loss)
