@@ -121,7 +121,7 @@ def _advance(state: _State, trial: Point) -> _State:
     turned = jnp.where(jnp.isinf(best.value), state.direction, turned)
     is_descent = inner(turned, at.gradient) < 0
     turned = jnp.where(is_descent, turned, -memory.scale * at.gradient)
-    is_known = jnp.any(memory.weights > 0) | jnp.isinf(best.value)
+    is_known = jnp.any(memory.weights > 0) | (jnp.isinf(best.value) & is_descent)
     turned = jnp.where(is_known, 1, _within(turned, at.params)) * turned
     is_new = is_accepted | is_lost
     direction = jnp.where(is_new, turned, direction)

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from lagrange_jax.numerics.lbfgs import minimize
 from lagrange_jax.numerics.newton import minimize_newton
-from lagrange_jax.numerics.search import Point, Search
+from lagrange_jax.numerics.search import NOISE, Point, Search, choose
 
 __all__ = ["find_minimum"]
 
 # Problems of more numbers than this are left to L-BFGS, the faster search at every size
 # (experiments/benchmarks/README.md); Newton's ends nearer the optimum, and knows it.
 NEWTON_SIZE = 2000
+# L-BFGS that gains less than this part of a rounding error leaves the rest to Newton's.
+FAINTEST = 1e-5
 
 
 def find_minimum(
@@ -38,7 +41,14 @@ def find_minimum(
     Returns:
       The last state of the `Search`.
     """
-    found = minimize(evaluate, start, direction, while_loop=while_loop, **ends)
+    options: Any = dict(while_loop=while_loop, **ends)
     if while_loop is not lax.while_loop or len(start) > NEWTON_SIZE:
-        return found
-    return minimize_newton(evaluate, multiply, found, **ends)
+        return minimize(evaluate, start, direction, **options)
+    eps = float(jnp.finfo(start.dtype).eps)
+    found = minimize(evaluate, start, direction, faintest=FAINTEST * eps, **options)
+    last = minimize_newton(evaluate, multiply, found, **ends)
+    # Where nothing could be gained any more, rounding may have spoilt the slope.
+    noise = NOISE * eps * jnp.abs(found.best.value)
+    is_spoilt = last.is_stuck & (last.best.residual > found.best.residual)
+    is_spoilt &= last.best.value >= found.best.value - noise
+    return choose(is_spoilt, found, last)

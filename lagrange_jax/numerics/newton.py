@@ -98,7 +98,8 @@ def minimize_newton(
         shrunk = jnp.where(share >= 0.25, grown, size / 4)
         # After a step inside the ball the next one gains much less still.
         is_inside = size < 0.9 * radius
-        left = jnp.where(is_inside, gain, jnp.where(is_accepted, jnp.inf, left))
+        is_seen = is_accepted & ~is_hidden
+        left = jnp.where(is_inside, gain, jnp.where(is_seen, jnp.inf, left))
         best = choose(is_accepted, trial, best)
         is_stuck = ~is_accepted & ~(shrunk > SMALLEST_RADIUS * widest(best))
         return Search(best, count + 1 + step.count, is_stuck, left), shrunk

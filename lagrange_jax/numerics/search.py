@@ -61,6 +61,7 @@ def is_open(
     tolerance: Float[Array, ""] | float,
     precision: Float[Array, ""] | float = jnp.inf,
     unit: Float[Array, ""] | float = 0.0,
+    faintest: float = 0.0,
     max_evaluations: Int[Array, ""] | int,
 ) -> Bool[Array, ""]:
     """Returns whether a search has to go on.
@@ -70,11 +71,13 @@ def is_open(
       tolerance: of the residual; the search is settled where that is at most this
       precision: and what is left to be gained at most this part of the value.
       unit: values below it count as it.
+      faintest: the search ends where no more than this part of the value is left.
       max_evaluations: ends the search in any case, as being stuck does.
     """
     value = jnp.maximum(jnp.abs(search.best.value), unit)
     is_settled = search.best.residual <= tolerance
     is_settled &= search.left <= precision * value
+    is_settled |= search.left < faintest * value
     is_left = search.num_evaluations < max_evaluations
     return ~is_settled & is_left & ~search.is_stuck
 
