@@ -28,6 +28,7 @@ from lagrange_jax import losses
 from lagrange_jax.batches import as_batches
 from lagrange_jax.constraints import fixed_norm
 from lagrange_jax.losses import record
+from lagrange_jax.solvers.continuation import num_stages, smoother
 from lagrange_jax.solvers.examples import example_statistics
 
 THRESHOLDS = (-1.0, 0.2, 1.5)
@@ -60,8 +61,8 @@ def huber(z, t):
     return np.where(r <= 0.7, r**2 / 2, 0.7 * (r - 0.35))
 
 
-def pinball(z, t):
-    return 0.2 * (t - z) + 0.05 * np.logaddexp(0, (z - t) / 0.05)
+def pinball(z, t, h=0.05):
+    return 0.2 * (t - z) + h * np.logaddexp(0, (z - t) / h)
 
 
 def cumulative(z, t):
@@ -395,6 +396,54 @@ def test_smoothed_quantiles_converge_to_the_linear_program():
         excess.append(pinball_loss(head.kernel, head.bias) - least)
         assert -1e-6 <= excess[-1] <= 2 * smoothing * np.log(2)
     assert excess[2] < 2e-3 * least and excess[2] < excess[0] / 10
+
+
+@pytest.mark.parametrize("wide", [3.0, 40.0, 1e4])
+def test_smoother_losses_lead_to_the_loss_itself(wide):
+    loss, dtype = losses.quantile(0.2, smoothing=2.0), jnp.float32
+    smooth = loss.parameters._replace(smoothing=wide)
+    number = int(num_stages(loss, smooth, dtype))
+    shares = [jnp.asarray(i / number, dtype) for i in range(number + 1)]
+    given = [smoother(loss, smooth, share, dtype).parameters for share in shares]
+    scales = np.array([p.smoothing for p in given])
+    np.testing.assert_allclose(scales[[0, -1]], [2.0, wide], rtol=1e-5)
+    assert scales[0] == 2 and all(p.level == np.float32(0.2) for p in given)
+    assert (scales[1:] / scales[:-1]).max() <= 4.001
+    assert num_stages(loss, loss.parameters, dtype) == 0
+
+
+def test_a_smoothing_far_below_the_spread_of_the_targets_is_solved():
+    """There hardly an example bends the loss of a constant prediction."""
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(40, 12)).astype(np.float32)
+    noise = 100 * (rng.random(40) > 0.5) + rng.standard_t(2, size=40)
+    targets = np.float32(features @ rng.normal(size=12) * 3 + noise)[:, None]
+    norm = fixed_norm(1e4, per_output=False, relation="at_most")
+    loss = losses.quantile(0.2, smoothing=0.01)
+    head = lj.solve_convex((features, targets), norm, loss=loss)
+    lj.check(head)
+    make = lambda: QuantileRegressor(quantile=0.2, alpha=0.0)  # noqa: E731
+    least = of_each_output(make, targets, features.astype(float))[:2]
+    of_ours, of_least = (
+        pinball(features.astype(float) @ kernel + bias, targets, 1e-9).mean()
+        for kernel, bias in ((np.asarray(head.kernel), np.asarray(head.bias)), least)
+    )
+    assert -1e-6 <= of_ours - of_least <= 0.01 * np.log(2)
+
+
+def test_a_norm_beyond_the_optimum_is_no_success_of_an_exponential_loss():
+    """However large the loss on the sphere is, and small a bound beside it."""
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(150, 5)).astype(np.float32)
+    rates = np.exp(1.5 * features @ rng.normal(size=5))
+    counts = rng.poisson(rates).astype(np.float32)[:, None]
+    fit = PoissonRegressor(alpha=0.0).fit(features.astype(float), counts[:, 0])
+    norm_sq = 10 * float(np.sum(fit.coef_**2)) + 10
+    norm = fixed_norm(norm_sq, per_output=False)
+    head = lj.solve_convex((features, counts), norm, loss=losses.poisson())
+    assert head.status == lj.Status.NOT_GLOBAL
+    np.testing.assert_allclose(np.sum(head.kernel**2), norm_sq, rtol=1e-5)
+    assert head.multiplier < 0 and head.stationarity <= 1e-4
 
 
 def test_joint_thresholds_are_those_of_scipy():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lagrange_jax.numerics.lbfgs import minimize
+from lagrange_jax.numerics.minimum import find_minimum
 from lagrange_jax.numerics.newton import minimize_newton
 from lagrange_jax.numerics.search import Point, Search
 
@@ -68,3 +69,25 @@ def test_a_search_is_settled_by_its_unit_where_the_value_is_next_to_nothing():
     short = minimize(evaluate, jnp.ones(2), jnp.zeros(2), unit=1.0, **ends)
     assert short.num_evaluations < exact.num_evaluations
     assert short.best.value < 1e-5
+
+
+def test_a_gradient_tells_no_length():
+    """From a cliff a step as long as the gradient would end where all is straight."""
+    steep = lambda x: jnp.sum(jnp.exp(10 * x) / 10 - x)  # noqa: E731
+    evaluate, _ = make(steep)
+    found = minimize(evaluate, jnp.full(1, 5.0), jnp.zeros(1), **ENDS)
+    np.testing.assert_allclose(found.best.params, 0, atol=1e-5)
+
+
+def test_where_rounding_is_left_the_solved_end_is_kept():
+    """Newton's method may spoil the slope of an end that nothing can be gained from."""
+
+    def noisy(x):
+        value, gradient = 1 + jnp.sum(x**2), 2 * x + 1e-5 * jnp.sin(1e7 * x)
+        return Point(x, value, gradient, jnp.sqrt(jnp.sum(gradient**2)))
+
+    start, step = jnp.full(2, 0.3), jnp.zeros(2)
+    multiply = lambda point, direction: 2 * direction  # noqa: E731
+    ends = {**ENDS, "tolerance": 2e-5}
+    found = find_minimum(noisy, multiply, start, step, jax.lax.while_loop, **ends)
+    assert found.best.residual <= 2e-5 and found.left <= 1e-7
