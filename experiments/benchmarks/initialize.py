@@ -9,9 +9,10 @@ is measured in a process of its own without a cache of compiled programs.
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
@@ -39,22 +40,59 @@ class Case(NamedTuple):
 
     network: Any
     shape: tuple[int, ...]
-    loss: Literal["squared_error", "cross_entropy"]
+    loss: str
 
 
-MLP = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.relu, nn.Dense(10)])
+def mlp(num_outputs: int) -> nn.Module:
+    layers = [nn.Dense(64), nn.relu, nn.Dense(64), nn.relu, nn.Dense(num_outputs)]
+    return nn.Sequential(layers)
+
+
+# What is to be predicted, from ten scores an example.
+TARGETS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
+    "cross_entropy": lambda rng, scores: scores.argmax(1).astype(np.int32),
+    "squared_error": lambda rng, scores: np.eye(10)[scores.argmax(1)],
+    "sigmoid": lambda rng, scores: scores > 0,
+    "poisson": lambda rng, scores: rng.poisson(np.exp(scores / 2)),
+    "huber": lambda rng, scores: scores,
+    "quantile": lambda rng, scores: scores,
+    "ordinal": lambda rng, scores: np.digitize(scores[:, 0], (-1, 0, 1)),
+    "gaussian": lambda rng, scores: scores[:, :5],
+}
+MLP = mlp(10)
 CASES = {
     "MLP, N=1,000, cross-entropy": Case(MLP, (1_000, 20), "cross_entropy"),
     "MLP, N=20,000, cross-entropy": Case(MLP, (20_000, 20), "cross_entropy"),
     "MLP, N=1,000, squared error": Case(MLP, (1_000, 20), "squared_error"),
     "MLP, N=20,000, squared error": Case(MLP, (20_000, 20), "squared_error"),
+    **{
+        f"MLP, N=1,000, {name}": Case(
+            mlp(1) if name == "ordinal" else MLP, (1_000, 20), name
+        )
+        for name in list(TARGETS)[2:]
+    },
     "CNN, N=1,000, cross-entropy": Case(CNN(), (1_000, 32, 32, 3), "cross_entropy"),
     "CNN, N=4,000, squared error": Case(CNN(), (4_000, 32, 32, 3), "squared_error"),
 }
 
 
+def loss_of(case: Case) -> Any:
+    """Returns the loss by name, or with the numbers that it needs."""
+    from lagrange_jax import losses
+
+    made = {
+        "sigmoid": losses.sigmoid,
+        "poisson": losses.poisson,
+        "huber": losses.huber,
+        "quantile": partial(losses.quantile, 0.5, smoothing=0.1),
+        "ordinal": partial(losses.ordinal, num_classes=4),
+        "gaussian": losses.gaussian,
+    }
+    return made[case.loss]() if case.loss in made else case.loss
+
+
 def prepare(case: Case):
-    """Returns `(key, model, init, data)`: classes that overlap."""
+    """Returns `(key, model, init, data)`: targets that inputs tell in part."""
     import jax
 
     import lagrange_jax as lj
@@ -64,11 +102,11 @@ def prepare(case: Case):
     scores = inputs.reshape(len(inputs), -1)[:, :10] + rng.normal(
         size=(len(inputs), 10)
     )
-    labels = scores.argmax(1).astype(np.int32)
-    is_class = case.loss == "cross_entropy"
-    targets = labels if is_class else np.eye(10, dtype=np.float32)[labels]
+    targets = TARGETS[case.loss](rng, scores)
+    if case.loss != "cross_entropy":
+        targets = targets.astype(np.float32)
     model = lj.linen.as_model(case.network, inputs[:2])
-    init = lj.lagrange(loss=case.loss)
+    init = lj.lagrange(loss=loss_of(case))
     data = jax.device_put((inputs, targets))
     return jax.random.key(0), model, init, data
 
@@ -96,7 +134,7 @@ def share(case: Case, rounds: int) -> dict[str, float]:
     variables, info = lj.initialize(key, model, init, data)
     lj.check(info)
     first = lj.Batch(*(x[:BATCH] for x in data))
-    loss = None if case.loss == "squared_error" else as_loss(case.loss)
+    loss = None if case.loss == "squared_error" else as_loss(loss_of(case))
     check = jax.jit(partial(place_head, model, first=first, key=key, loss=loss))
     whole = lambda: lj.initialize(key, model, init, data)  # noqa: E731
     ways = {

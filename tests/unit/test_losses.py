@@ -146,16 +146,16 @@ def data(name):
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def solve_within(loss, k, examples, norm_sq):
+def solve_within(loss, k, examples, norm_sq, center=None):
     """At most this norm; one program for all data, norms and numbers of a loss."""
     bound = fixed_norm(norm_sq, per_output=False, relation="at_most")
-    return lj.solve_convex(examples, bound, loss=loss, num_outputs=k)
+    return lj.solve_convex(examples, bound, loss=loss, num_outputs=k, center=center)
 
 
-def solve(name, norm_sq):
+def solve(name, norm_sq, center=None):
     case, (features, targets, weights, offset) = CASES[name], data(name)
     examples = (features, offset), jnp.asarray(targets), weights
-    return solve_within(case.loss, case.k, examples, jnp.float32(norm_sq))
+    return solve_within(case.loss, case.k, examples, jnp.float32(norm_sq), center)
 
 
 def solve_plainly(name, loss, norm_sq):
@@ -178,14 +178,31 @@ def mean_value(name, flat):
 @pytest.mark.parametrize("norm_sq", [1e-2, 0.5, 1e3])
 @pytest.mark.parametrize("name", CASES)
 def test_loss_is_that_of_scipy(name, norm_sq):
-    head = solve(name, norm_sq)
+    require_least(name, solve(name, norm_sq), norm_sq)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_about_a_head_is_that_of_scipy(name):
+    """Small beside the centre, so that a norm about zero would be another problem."""
+    k = CASES[name].k
+    center = np.random.default_rng(3).normal(size=(D, k)).astype(np.float32)
+    head = solve(name, 0.3, center)
+    assert head.multiplier > 0
+    change = np.asarray(head.kernel - center, float)
+    np.testing.assert_allclose(np.sum(change**2), 0.3, rtol=1e-4)
+    require_least(name, head, 0.3, center.astype(float).ravel())
+
+
+def require_least(name, head, norm_sq, center: Any = 0.0):
+    """No head of the same distance from the centre has a smaller loss."""
     lj.check(head)
     multiplier, k = float(head.multiplier), CASES[name].k
     assert multiplier >= 0 and head.norm_sq <= norm_sq * (1 + 1e-5)
     flat = np.vstack([head.kernel, head.bias]).astype(float).ravel()
 
     def lagrangian(x):
-        return mean_value(name, x) + multiplier * (np.sum(x[: D * k] ** 2) - norm_sq)
+        size_sq = np.sum((x[: D * k] - center) ** 2)
+        return mean_value(name, x) + multiplier * (size_sq - norm_sq)
 
     start = np.zeros_like(flat)
     options = dict(maxiter=2000, maxfun=200_000, ftol=1e-14, gtol=1e-9)
@@ -407,7 +424,8 @@ def test_smoother_losses_lead_to_the_loss_itself(wide):
     given = [smoother(loss, smooth, share, dtype).parameters for share in shares]
     scales = np.array([p.smoothing for p in given])
     np.testing.assert_allclose(scales[[0, -1]], [2.0, wide], rtol=1e-5)
-    assert scales[0] == 2 and all(p.level == np.float32(0.2) for p in given)
+    assert scales[0] == 2
+    np.testing.assert_array_equal([p.level for p in given], np.float32(0.2))
     assert (scales[1:] / scales[:-1]).max() <= 4.001
     assert num_stages(loss, loss.parameters, dtype) == 0
 
@@ -417,7 +435,8 @@ def test_a_smoothing_far_below_the_spread_of_the_targets_is_solved():
     rng = np.random.default_rng(1)
     features = rng.normal(size=(40, 12)).astype(np.float32)
     noise = 100 * (rng.random(40) > 0.5) + rng.standard_t(2, size=40)
-    targets = np.float32(features @ rng.normal(size=12) * 3 + noise)[:, None]
+    targets = features @ rng.normal(size=(12, 1)) * 3 + noise[:, None]
+    targets = targets.astype(np.float32)
     norm = fixed_norm(1e4, per_output=False, relation="at_most")
     loss = losses.quantile(0.2, smoothing=0.01)
     head = lj.solve_convex((features, targets), norm, loss=loss)
