@@ -48,6 +48,7 @@ def mlp(num_outputs: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
+THRESHOLDS = (-1.0, 0.0, 1.0)
 # What is to be predicted, from ten scores an example.
 TARGETS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
     "cross_entropy": lambda rng, scores: scores.argmax(1).astype(np.int32),
@@ -56,7 +57,7 @@ TARGETS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
     "poisson": lambda rng, scores: rng.poisson(np.exp(scores / 2)),
     "huber": lambda rng, scores: scores,
     "quantile": lambda rng, scores: scores,
-    "ordinal": lambda rng, scores: np.digitize(scores[:, 0], (-1, 0, 1)),
+    "ordinal": lambda rng, scores: np.digitize(scores[:, 0], THRESHOLDS),
     "gaussian": lambda rng, scores: scores[:, :5],
 }
 MLP = mlp(10)
@@ -85,7 +86,7 @@ def loss_of(case: Case) -> Any:
         "poisson": losses.poisson,
         "huber": losses.huber,
         "quantile": partial(losses.quantile, 0.5, smoothing=0.1),
-        "ordinal": partial(losses.ordinal, num_classes=4),
+        "ordinal": partial(losses.ordinal, THRESHOLDS),
         "gaussian": losses.gaussian,
     }
     return made[case.loss]() if case.loss in made else case.loss
