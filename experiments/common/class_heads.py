@@ -191,7 +191,7 @@ def _least_squares(split: Split, name: str, spectrum) -> Head:
     kernel, bias = solution.kernel, solution.bias
     info = {"multiplier": float(np.mean(solution.multiplier))}
     if coding == CALIBRATED:
-        scale = temperature(split, kernel, bias)
+        scale = temperature(split.features @ kernel + bias[None], split.labels)
         kernel, bias, info = scale * kernel, scale * bias, {"scale": float(scale)}
     return Head(kernel, bias, info)
 

@@ -58,15 +58,35 @@ def test_score_is_that_of_scikit_learn():
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_temperature_minimises_the_loss_whatever_the_size_of_the_head(size):
-    split, bias = make_split(), np.zeros(4, np.float32)
+    split = make_split()
     kernel = baselines.class_means(split, 4)[0]
 
     def loss(scale):
         return log_loss(split.labels, softmax(scale * split.features @ kernel))
 
     optimum: Any = minimize_scalar(loss, bounds=(0.01, 10), method="bounded")
-    found = metrics.temperature(split, size * kernel, bias)
+    found = metrics.temperature(size * split.features @ kernel, split.labels)
     assert size * found == pytest.approx(optimum.x, rel=1e-3)
+
+
+def test_temperature_of_a_head_that_says_nothing_is_one():
+    assert metrics.temperature(np.zeros((6, 3), np.float32), np.arange(6) % 3) == 1
+
+
+def test_scaling_undoes_what_is_too_large_in_all_logits_alike():
+    split, (kernel, bias) = make_split(), make_head()
+    parts = make_split(seed=5), split
+    kernels = np.stack([kernel, 9 * kernel], 1)
+    found = metrics.calibrate_heads(*parts, kernels, np.stack([bias, 9 * bias]))
+    one, nine = found["scale"]
+    assert nine == pytest.approx(one / 9, rel=1e-4)
+    assert found["scaled_loss"][1] == pytest.approx(found["scaled_loss"][0], rel=1e-4)
+    after = found["scaled_calibration_error"]
+    assert after[1] == pytest.approx(after[0], abs=1e-4)
+    assert found["calibration_error"][1] > after[1]
+    logits = split.features @ kernel + bias
+    expected = log_loss(split.labels, softmax(one * logits))
+    assert found["scaled_loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_calibration_error_is_the_mean_gap_of_accuracy_and_confidence():

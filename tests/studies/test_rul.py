@@ -9,7 +9,7 @@ import pytest
 
 from experiments import launch
 from experiments.common import curves, record
-from experiments.studies.rul import course, figures, metrics, results
+from experiments.studies.rul import course, figures, metrics, results, signal
 
 DATA = os.environ.get("LAGRANGE_JAX_DATA", "")
 
@@ -55,6 +55,7 @@ def make_result(seed, validation, method="kaiming"):
         validation=np.array(validation),
         train=np.array(validation),
         head=np.zeros((count, 3)),
+        spread=np.empty(0),
         distance=np.empty(0),
     )
 
@@ -86,6 +87,46 @@ def test_savings_are_those_to_the_best_loss_of_the_reference_so_far():
     saved = course.savings(make_result(0, [8.0, 3.0, 2.0, 2.0, 2.0]), reference)
     needed = np.array([0.6, 0.6, 1.0, np.inf])
     np.testing.assert_allclose(saved[1:], 1 - needed / [1, 1, 3, 4])
+
+
+def test_a_stop_leaves_a_table_of_the_seeds_that_both_have():
+    one = [9.0, 5.0, 4.0]
+    found = {
+        ("kaiming", 1.0): [make_result(0, one), make_result(1, one)],
+        ("xavier", 1.0): [make_result(i, [8.0, 4.0, 1.0], "xavier") for i in range(3)],
+        ("lecun", 1.0): [make_result(0, [9.0, 6.0, 5.0], "lecun")],
+    }
+
+    def cells(results_so_far):
+        table = results.make_table(results_so_far)
+        lines = [line for line in table.splitlines() if line.startswith("| ")]
+        return {line.split(" | ")[0]: line.split(" | ") for line in lines}
+
+    xavier = cells(found)["| Xavier"]
+    assert xavier[6:9] == ["1.00 / 1.00", "50 / 50", "0"]  # LeCun has one seed yet
+    assert xavier[-2] == "11.0 ± 2.5"  # all three
+    del found["kaiming", 1.0]
+    assert cells(found)["| Xavier"][6:9] == ["", "", "0"]
+
+
+def test_rates_are_judged_on_the_seeds_that_all_have():
+    slow = [make_result(0, [9.0, 5.0]), make_result(1, [9.0, 1.0])]
+    fast = [make_result(0, [9.0, 4.0])]
+    assert results._best_rate([slow, fast]) is fast
+    assert results._best_rate([fast, [make_result(1, [9.0, 3.0])]])[0].seed == 1
+
+
+def test_gains_are_ratios_of_variances():
+    random = np.random.default_rng(0)
+    features, head = random.normal(size=(5000, 3)), np.array([[0.3, -0.4, 1.2, 7.0]])
+    outputs = features @ head[0, :3] + 7
+    spread = np.array([[outputs.var(), features.var(0).mean()]])
+    one = make_result(0, [1.0])._replace(head=head, spread=spread)
+    assert signal.forward_gain(one) == pytest.approx([1.69], rel=0.05)
+    # d loss / d feature = (d loss / d output) times the weight.
+    back = random.normal(size=(5000, 1)) * head[:, :3]
+    expected = (back**2).mean() / (back[:, 0] ** 2).mean() * 0.09
+    assert signal.backward_gain(one) == pytest.approx([expected], rel=0.05)
 
 
 def test_missing_data_are_explained(tmp_path, monkeypatch, capsys):
@@ -120,6 +161,9 @@ def test_smoke_run_is_recorded_resumed_and_drawn(tmp_path, monkeypatch, capsys):
     assert lagrange[0].train[0] < 0.3 * kaiming[0].train[0]
     assert kaiming[0].validation.min() < 0.5 * kaiming[0].validation[0]
     assert lagrange[0].head.shape == (len(lagrange[0].epochs), 101)
+    # The norm of "forward =" is 1, and its features are far from independent.
+    assert signal.backward_gain(lagrange[0])[0] == pytest.approx(0.01, rel=1e-5)
+    assert 0.01 < signal.forward_gain(lagrange[0])[0] < 100
 
     assert launch.main(arguments) == 0  # nothing is run again
     assert record.read_rows(out) == rows

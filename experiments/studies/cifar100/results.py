@@ -1,8 +1,9 @@
 """Results of the study on CIFAR-100 as tables, from the record alone."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ class Trained(NamedTuple):
       validation_accuracy: `[m, r]`.
       test_loss: `[m, r]` mean cross-entropy.
       test_accuracy: `[m, r]`.
+      before: calibration of the initial head, lists of one; empty in old records.
+      trained: likewise of the heads of least validation loss, lists of `r`.
     """
 
     head: str
@@ -37,6 +40,8 @@ class Trained(NamedTuple):
     validation_accuracy: np.ndarray
     test_loss: np.ndarray
     test_accuracy: np.ndarray
+    before: Mapping[str, list[float]] = MappingProxyType({})
+    trained: Mapping[str, list[float]] = MappingProxyType({})
 
 
 class Reference(NamedTuple):
@@ -52,10 +57,10 @@ def read_trained(folder: Path) -> dict[str, list[Trained]]:
     trained = defaultdict(list)
     for row in record.read_rows(folder):
         if row["kind"] == "train":
-            fields = {
-                name: arrays[f"{row['name']}/{name}"] for name in Trained._fields[3:]
-            }
-            one = Trained(row["head"], row["seed"], row["seconds_init"], **fields)
+            names = Trained._fields[3:-2]
+            known: dict[str, Any] = {x: arrays[f"{row['name']}/{x}"] for x in names}
+            known |= {name: row.get(name, {}) for name in ("before", "trained")}
+            one = Trained(row["head"], row["seed"], row["seconds_init"], **known)
             trained[row["head"]].append(one)
     order = sorted(trained, key=list(HEADS).index)
     return {head: sorted(trained[head], key=lambda x: x.seed) for head in order}
@@ -80,6 +85,12 @@ def reference_of(trained: dict[str, list[Trained]]) -> Reference | None:
 
     head = min(random, key=lowest)
     return Reference(head, best_rate(random[head]))
+
+
+CALIBRATION = {
+    "calibration_error": "calibration error",
+    "scaled_calibration_error": "the same after temperature scaling",
+}
 
 
 def _group(rows: Sequence[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
@@ -146,6 +157,13 @@ def _training_cells(
     yield over_seeds(lambda x: 100 * x.test_accuracy[-1, rate], ".2f")
 
 
+def _calibration_cells(some: Sequence[Trained]):
+    rate = best_rate(some)
+    for name in CALIBRATION:
+        yield interval([100 * x.before[name][0] for x in some], ".1f")
+        yield interval([100 * x.trained[name][rate] for x in some], ".1f")
+
+
 def _training_table(trained: dict[str, list[Trained]], rates: Sequence[float]) -> str:
     reference = reference_of(trained)
     if reference is None:
@@ -163,8 +181,16 @@ def _training_table(trained: dict[str, list[Trained]], rates: Sequence[float]) -
         "test accuracy there, %",
         "test accuracy at the end, %",
     ]
+    calibrated = all(x.trained for some in trained.values() for x in some)
+    if calibrated:
+        for name in CALIBRATION.values():
+            header += [f"{name} before training, %", "at the lowest validation loss, %"]
     rows = [
-        [label_of(head), *_training_cells(some, rates, references, reference.rate)]
+        [
+            label_of(head),
+            *_training_cells(some, rates, references, reference.rate),
+            *(_calibration_cells(some) if calibrated else ()),
+        ]
         for head, some in trained.items()
         if all(x.seed in references for x in some)
     ]

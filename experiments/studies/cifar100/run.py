@@ -19,7 +19,7 @@ from experiments.common.class_heads import (
     require_heads,
     solve_path,
 )
-from experiments.common.class_metrics import score
+from experiments.common.class_metrics import calibrate_heads, score
 from experiments.common.head_training import train_heads
 from experiments.studies.cifar100.config import Config
 
@@ -63,7 +63,7 @@ def _training_row(config: Config, problem: Problem, folder: Path, row: Row) -> R
     begin = time.perf_counter()
     kernel, bias, info = jax.block_until_ready(make(row["head"]))
     solved = time.perf_counter() - begin
-    curves, _ = train_heads(
+    curves, heads = train_heads(
         (kernel, bias),
         train,
         validation,
@@ -80,7 +80,12 @@ def _training_row(config: Config, problem: Problem, folder: Path, row: Row) -> R
     }
     record.save_arrays(folder, **arrays)
     norm_sq = float(np.sum(np.square(kernel)))
-    return {**info, "norm_sq": norm_sq, "seconds_init": solved}
+    start = np.asarray(kernel)[:, None], np.asarray(bias)[None]
+    calibration = {
+        "before": calibrate_heads(validation, problem.test, *start),
+        "trained": calibrate_heads(validation, problem.test, *heads),
+    }
+    return {**info, "norm_sq": norm_sq, "seconds_init": solved, **calibration}
 
 
 def _path_row(config: Config, problem: Problem, folder: Path) -> Row:

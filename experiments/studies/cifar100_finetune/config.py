@@ -15,8 +15,9 @@ class Config:
     Attributes:
       network: "resnet20", or "random" for a small one that needs no data.
       heads: names in `class_heads.HEADS`, solved on the features of the images to
-        train on; after "resolved/" it is solved anew at every step as well, after
-        "probed/" it is trained on these features before all else.
+        train on; after "resolved/" it is solved anew at every step as well (after
+        "resolved_every_5/" at every fifth), after "probed/" it is trained on these
+        features before all else.
       seeds: each seed draws the images to train on and to validate with, the random
         heads, the order of the images and their augmentation.
       learning_rates: of Adam at the start; it falls to 0 along a cosine.

@@ -13,6 +13,7 @@ from experiments.common.class_heads import HEADS, RANDOM, label_of
 from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
 from experiments.studies.cifar100_finetune.probe import PROBED
+from experiments.studies.cifar100_finetune.run import split_head
 from experiments.studies.cifar100_finetune.training import RESOLVED
 from lagrange_jax.plots import plot_band
 
@@ -40,23 +41,20 @@ class Run(NamedTuple):
 _WAYS = {
     "": "",
     PROBED: ", probed by training first",
-    RESOLVED: ", re-solved at every step",
+    **{
+        way: f", re-solved at every {f'{every} steps' if every > 1 else 'step'}"
+        for way, every in RESOLVED.items()
+    },
 }
 
 
-def _split(head: str) -> tuple[str, str]:
-    """Returns what is done with a head, and what it starts from."""
-    way = max(filter(head.startswith, _WAYS), key=len)
-    return way, head.removeprefix(way)
-
-
 def _place(head: str) -> tuple[int, int]:
-    way, start = _split(head)
+    way, start = split_head(head)
     return [*_WAYS].index(way), [*HEADS].index(start)
 
 
 def _label(head: str) -> str:
-    way, start = _split(head)
+    way, start = split_head(head)
     return label_of(start) + _WAYS[way]
 
 
@@ -129,6 +127,30 @@ _COLUMNS: dict[str, tuple[str, Callable[[Run, Run], float]]] = {
 }
 """Name, format, and what is measured of a run beside the baseline of its seed."""
 
+_CALIBRATION: dict[str, tuple[str, Callable[[Run, Run], float]]] = {
+    "calibration error, %": (
+        ".1f",
+        lambda run, _: 100 * run.row["calibration"]["calibration_error"],
+    ),
+    "the same after temperature scaling, %": (
+        ".1f",
+        lambda run, _: 100 * run.row["calibration"]["scaled_calibration_error"],
+    ),
+    "test loss": (".3f", lambda run, _: run.row["test_loss"]),
+    "the same after temperature scaling": (
+        ".3f",
+        lambda run, _: run.row["calibration"]["scaled_loss"],
+    ),
+}
+"""Likewise, where the run recorded them."""
+
+_SHIFTED = {
+    "accuracy": "accuracy, %",
+    "calibration error": "calibration error, %",
+    "calibration_error": "calibration error, %",
+    "scaled_calibration_error": "calibration error after temperature scaling, %",
+}
+
 
 def make_table(folder: Path) -> str:
     """Returns the table as Markdown.
@@ -145,7 +167,10 @@ def make_table(folder: Path) -> str:
     if baseline is None:
         return "No random head has been trained yet.\n"
     name = label_of(baseline)
-    header = ["first head", "learning rate", *(x.format(name) for x in _COLUMNS)]
+    columns = _COLUMNS
+    if all("calibration" in x.row for some in runs.values() for x in some.values()):
+        columns = _COLUMNS | _CALIBRATION
+    header = ["first head", "learning rate", *(x.format(name) for x in columns)]
     lines = []
     for head, by_seed in runs.items():
         pairs = [
@@ -156,7 +181,7 @@ def make_table(folder: Path) -> str:
         if pairs:
             cells = [
                 interval([value(*pair) for pair in pairs], form)
-                for form, value in _COLUMNS.values()
+                for form, value in columns.values()
             ]
             rate = f"{pairs[0][0].row['learning_rate']:g}"
             lines.append([_label(head), rate, *cells])
@@ -171,7 +196,10 @@ def make_shift_tables(folder: Path) -> str:
         if all("shifted" in run.row for run in by_seed.values())
     }
     blocks = []
-    for field in ("accuracy", "calibration error") if shifted else ():
+    rows = [x for some in shifted.values() for row in some for x in row.values()]
+    for field, title in _SHIFTED.items() if shifted else ():
+        if not all(field in row for row in rows):
+            continue
         kinds = list(next(iter(shifted.values()))[0])
         lines = [
             [
@@ -184,7 +212,7 @@ def make_shift_tables(folder: Path) -> str:
             for head, rows in shifted.items()
         ]
         blocks.append(
-            f"\n**Test {field}, %**\n\n{markdown(['first head', *kinds], lines)}\n"
+            f"\n**Test {title}**\n\n{markdown(['first head', *kinds], lines)}\n"
         )
     return "".join(blocks)
 

@@ -29,7 +29,10 @@ from experiments.studies.cifar100_finetune.training import (
 )
 from lagrange_jax.datasets import load_cifar100
 
-__all__ = ["run"]
+__all__ = ["run", "split_head"]
+
+_WAYS = {"": 0, PROBED: 0, **RESOLVED}
+"""What may stand before the name of a head, and how often it is solved anew."""
 
 
 def _load(network: str, data_dir: str | None) -> Task:
@@ -100,7 +103,7 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
         evaluations=config.evaluations,
         batch_size=config.batch_size,
         augment=config.augment,
-        resolve=row["head"].startswith(RESOLVED),
+        every=_WAYS[split_head(row["head"])[0]],
     )
     last = score_images(task, variables, task.test)
     arrays = {f"{row['name']}/{k}": v for k, v in curve._asdict().items()}
@@ -113,7 +116,7 @@ def _run_row(config: Config, task: Task, test: Any, folder: Path, row: Any) -> A
         "initial_test_loss": first.loss,
         "test_accuracy": last.accuracy,
         "test_loss": last.loss,
-        **_shifted(config, task, variables),
+        **_calibrations(config, task, variables, parts[1]),
     }
 
 
@@ -124,31 +127,32 @@ def _make_head(config: Config, task: Task, parts: Any, row: Any) -> Head:
         return problem.Split(compute_features(task, part.images), part.labels)
 
     train, seed = features(parts[0]), row["seed"]
-    head = make_heads(train, task.num_classes, seed)(_start(row["head"]))
+    head = make_heads(train, task.num_classes, seed)(split_head(row["head"])[1])
     if not row["head"].startswith(PROBED):
         return head
     return probe(head, train, features(parts[1]), config.batch_size, seed)
 
 
-def _start(head: str) -> str:
-    return head.removeprefix(RESOLVED).removeprefix(PROBED)
+def split_head(head: str) -> tuple[str, str]:
+    """Returns what is done with a head, and what it starts from."""
+    way = max(filter(head.startswith, _WAYS), key=len)
+    return way, head.removeprefix(way)
 
 
-def _shifted(config: Config, task: Task, variables: Any) -> dict[str, Any]:
-    """What the network is worth where test images are as they are, and made worse."""
+def _calibrations(
+    config: Config, task: Task, variables: Any, held_out: Images
+) -> dict[str, Any]:
+    """How sure the network is, and what it is worth where images are made worse."""
+    measure = functools.partial(measure_calibration, task, variables, held_out)
+    everything = {"calibration": measure({"": task.test})[""]}
     if not config.corruptions:
-        return {}
+        return everything
     some = Images(*(x[: config.corrupted] for x in task.test))
     worse = {
         name: Images(corrupt(some.images, name), some.labels)
         for name in config.corruptions
     }
-    return {
-        "shifted": {
-            name: measure_calibration(task, variables, images)
-            for name, images in {"clean": some, **worse}.items()
-        }
-    }
+    return everything | {"shifted": measure({"clean": some, **worse})}
 
 
 def _rows(config: Config) -> Iterator[dict[str, Any]]:
@@ -173,7 +177,7 @@ def run(config: Config, folder: str | Path, data_dir: str | None = None) -> None
       FileNotFoundError: data are missing; the message says what to fetch.
       ValueError: a head is unknown, or the folder holds another configuration.
     """
-    require_heads([_start(name) for name in config.heads])
+    require_heads([split_head(name)[1] for name in config.heads])
     folder = record.open_run(folder, config)
 
     @functools.cache

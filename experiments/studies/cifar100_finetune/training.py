@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from experiments.backbones import CifarResNet
 from experiments.backbones.preprocessing import standardize
-from experiments.common.class_metrics import Score, calibration_error, mean_loss
+from experiments.common.class_metrics import Score, calibrate, mean_loss
 from experiments.common.curves import shuffled_batches
 from lagrange_jax.models.linen import as_model
 from lagrange_jax.training import resolve_head, resolved_objective
@@ -33,8 +33,8 @@ __all__ = [
     "train_network",
 ]
 
-RESOLVED = "resolved/"
-"""Before the name of a head: it begins so, and is solved anew at every step."""
+RESOLVED = {"resolved/": 1, "resolved_every_5/": 5}
+"""Before the name of a head: it begins so, and is solved anew after so many steps."""
 
 RIDGE, DECAY = 1e-3, 0.9
 """Of a re-solved head: the best of a few on frozen features of another seed."""
@@ -131,27 +131,27 @@ def _plain_gradient(depth: int, num_classes: int) -> Any:
 
 
 @functools.cache
-def _make_resolved(depth: int, num_classes: int) -> Any:
+def _make_resolved(depth: int, num_classes: int, every: int) -> Any:
     """Returns the network, and the parts of its training with a re-solved head."""
     module = CifarResNet(depth, num_classes)
     model = as_model(
         module, (2, 32, 32, 3), tap_mode="training", train_kwargs={"train": True}
     )
-    resolver = resolve_head(RIDGE, loss="cross_entropy", decay=DECAY)
+    resolver = resolve_head(RIDGE, loss="cross_entropy", every=every, decay=DECAY)
     return model, resolved_objective(model, resolver)
 
 
 @functools.cache
 def _make_step(
-    depth: int, num_classes: int, optimizer: Any, augment: bool, resolve: bool
+    depth: int, num_classes: int, optimizer: Any, augment: bool, every: int
 ) -> Any:
     """Returns a training step, to be called in a loop of Python's.
 
     XLA runs the gradients of convolutions 20 times slower inside a loop of its own, on
     a CPU.
     """
-    if resolve:
-        gradient = _make_resolved(depth, num_classes)[1].objective.gradient
+    if every:
+        gradient = _make_resolved(depth, num_classes, every)[1].objective.gradient
     else:
         gradient = _plain_gradient(depth, num_classes)
 
@@ -185,12 +185,25 @@ def score_images(task: Task, variables: Any, data: Images) -> Score:
     return Score(float(accuracy), float(mean_loss(logits, data.labels)))
 
 
-def measure_calibration(task: Task, variables: Any, data: Images) -> dict[str, float]:
-    """Returns accuracy and expected calibration error of a network with its head."""
-    logits = _logits(task, variables, data)
-    accuracy = float(np.mean(logits.argmax(1) == data.labels))
-    error = calibration_error(logits, data.labels)
-    return {"accuracy": accuracy, "calibration error": error}
+def measure_calibration(
+    task: Task, variables: Any, held_out: Images, parts: dict[str, Images]
+) -> dict[str, dict[str, float]]:
+    """Returns accuracy and calibration of a network with its head, of each part.
+
+    Args:
+      task: the pretrained network.
+      variables: the trained ones.
+      held_out: images that the temperature is fitted on.
+      parts: images to measure, by name.
+    """
+    first = _logits(task, variables, held_out)
+    found = {}
+    for name, data in parts.items():
+        logits = _logits(task, variables, data)
+        measured = calibrate(first, held_out.labels, logits, data.labels)
+        accuracy = float(np.mean(logits.argmax(1) == data.labels))
+        found[name] = {"accuracy": accuracy, **measured}
+    return found
 
 
 def train_network(
@@ -205,7 +218,7 @@ def train_network(
     evaluations: int,
     batch_size: int,
     augment: bool,
-    resolve: bool = False,
+    every: int = 0,
 ) -> tuple[Any, Curve]:
     """Trains body and head.
 
@@ -220,7 +233,7 @@ def train_network(
       evaluations: measurements in an epoch.
       batch_size: images in a training step.
       augment: whether to flip and shift images at random.
-      resolve: whether the head is solved anew at every step, and not trained.
+      every: steps after which the head is solved anew; 0 trains it instead.
 
     Returns:
       The trained variables and the curve.
@@ -230,12 +243,12 @@ def train_network(
     stretches = epochs * evaluations
     batches = shuffled_batches(seed, n, batch_size, stretches * stretch)
     optimizer = _make_optimizer(learning_rate, len(batches))
-    step = _make_step(task.depth, task.num_classes, optimizer, augment, resolve)
+    step = _make_step(task.depth, task.num_classes, optimizer, augment, every)
     params = {**task.body["params"], "linear": jax.tree.map(jnp.asarray, head)}
     variables, moments = {**task.body, "params": params}, optimizer.init(params)
     key = jax.random.key(seed)
-    if resolve:
-        model, parts = _make_resolved(task.depth, task.num_classes)
+    if every:
+        model, parts = _make_resolved(task.depth, task.num_classes, every)
         variables, _ = parts.init(key, model, variables, None)
     points = [(0.0, *score_images(task, variables, validation), np.nan)]
     for i in range(stretches):

@@ -66,6 +66,8 @@ def draw(folder: str | Path) -> str:
     figure, axes = plotting.make_axes(1, len(tasks))
     for ax, (task, title) in zip(axes.flat, tasks.items(), strict=True):
         for method in methods:
+            if f"{task}/{method}/validation" not in arrays:  # the run was stopped
+                continue
             curves = _at_best(arrays, f"{task}/{method}", "validation")
             colour = plotting.colour_of(method, methods)
             epochs = np.arange(curves.shape[1])

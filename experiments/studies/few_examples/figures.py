@@ -82,6 +82,30 @@ HEADER = (
 )
 
 
+CALIBRATION = (
+    *("head", "on three quarters: calibration error before training, %"),
+    *("after temperature scaling, %", "test loss", "after temperature scaling"),
+    *("trained: calibration error, %", "after temperature scaling, %", "test loss"),
+    "after temperature scaling",
+)
+
+
+def _calibration(rows: Rows) -> list[str]:
+    """How sure a head is before training and after, as it is and scaled."""
+    rate = _best_rate(rows)
+    fields = ("calibration_error", "scaled_calibration_error")
+    errors = [(field, ".1f", 100) for field in fields]
+    cells = []
+    for loss, place in (("loss_before", "_before"), ("test_loss", "")):
+        losses = [(loss, ".3f", 1), (f"scaled_loss{place}", ".3f", 1)]
+        named = [(f"{field}{place}", form, unit) for field, form, unit in errors]
+        for field, form, unit in named + losses:
+            values = [np.atleast_1d(row[field]) for row in rows]
+            at = rate if len(values[0]) > 1 else 0
+            cells.append(interval([unit * x[at] for x in values], form))
+    return cells
+
+
 def _tables(groups, heads: Sequence[str], rates: Sequence[float]) -> str:
     blocks = []
     for source, number in dict.fromkeys(key[:2] for key in groups):
@@ -92,6 +116,12 @@ def _tables(groups, heads: Sequence[str], rates: Sequence[float]) -> str:
             if (source, number, head) in groups
         ]
         blocks.append(markdown(HEADER, lines))
+        lines = [
+            [_label(head), *_calibration(groups[source, number, head])]
+            for head in heads
+            if "scale" in groups.get((source, number, head), [{}])[0]
+        ]
+        blocks += [markdown(CALIBRATION, lines)] if lines else []
     return "\n\n".join(blocks) + "\n"
 
 

@@ -14,7 +14,7 @@ from experiments.backbones.problem import Split
 from experiments.common import record
 from experiments.common.class_baselines import cross_validate_logistic_regression
 from experiments.common.class_heads import RANDOM, make_heads, require_heads
-from experiments.common.class_metrics import score
+from experiments.common.class_metrics import calibrate_heads, score
 from experiments.common.head_training import Curves, train_heads
 from experiments.studies.few_examples.config import Config
 from experiments.studies.few_examples.sources import SOURCES, draw, numbers_of
@@ -69,9 +69,14 @@ def _trained_row(config: Config, labelled: Split, test: Split, classes, row) -> 
         batch_size=config.batch_size,
         seed=row["seed"],
     )
-    (curves, _), seconds = _timed(train_all)
+    (curves, heads), seconds = _timed(train_all)
     before = _measure(test, head.kernel, head.bias, "before")
-    return before | _at_lowest_loss(curves) | {"seconds_trained": seconds}
+    start = np.asarray(head.kernel)[:, None], np.asarray(head.bias)[None]
+    first = calibrate_heads(validation, test, *start)
+    before |= {f"{name}_before": x for name, (x,) in first.items()}
+    trained = calibrate_heads(validation, test, *heads)
+    results = before | _at_lowest_loss(curves) | trained
+    return results | {"seconds_trained": seconds}
 
 
 def _at_lowest_loss(curves: Curves) -> Row:

@@ -193,7 +193,8 @@ def _without_each(values: np.ndarray) -> list[np.ndarray]:
 
 def _line_through(sizes: np.ndarray, strengths: np.ndarray) -> Law:
     """The line through `[sizes]` strengths, with the jackknife of those that follow."""
-    lines = np.array([_line(np.log(sizes), np.log(x)) for x in strengths])
+    logs = np.log(np.where(strengths > 0, strengths, np.nan))  # a seed alone has zeros
+    lines = np.array([_line(np.log(sizes), x) for x in logs])
     (slope, intercept), others = lines[0], lines[1:]
     num_seeds = len(others)
     error = np.sqrt((num_seeds - 1) * others[:, 0].var())

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from experiments.common import plotting
 from experiments.common.curves import epochs_to
 from experiments.studies.rul.methods import LABELS
-from experiments.studies.rul.results import REFERENCE, Result, Results
+from experiments.studies.rul.results import REFERENCE, Result, Results, references
 from lagrange_jax.plots import plot_band
 
 __all__ = ["LAYERS", "draw_distances", "draw_horizon", "savings"]
@@ -43,17 +43,19 @@ def draw_horizon(results: Results, scale: float) -> Figure:
     A line ends where a seed does not reach the target.
     """
     figure, axes = plotting.make_axes(size=(6.4, 4.0))
-    references = {x.seed: x for x in results[REFERENCE, scale]}
+    by_seed = references(results, scale)
     ax = axes[0, 0]
-    for method in _shown(results, scale)[1:]:
-        some = [x for x in results[method, scale] if x.seed in references]
-        saved = [100 * savings(x, references[x.seed]) for x in some]
+    for method in _shown(results, scale):
+        some = [x for x in results[method, scale] if x.seed in by_seed]
+        if method == REFERENCE or not some:
+            continue
+        saved = [100 * savings(x, by_seed[x.seed]) for x in some]
         points = min(map(len, saved))
         table = np.array([x[:points] for x in saved])
         reached = np.all(np.isfinite(table), axis=0)
         plot_band(
             ax,
-            references[some[0].seed].epochs[:points][reached],
+            by_seed[some[0].seed].epochs[:points][reached],
             list(table[:, reached]),
             label=LABELS[method],
             color=plotting.colour_of(method, SHOWN),

@@ -1,5 +1,6 @@
 """Figures of the RUL study, drawn from the record alone."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from experiments.common import plotting, record
 from experiments.studies.rul.course import draw_distances, draw_horizon
 from experiments.studies.rul.methods import BASELINES, BIAS_ONLY, LABELS
 from experiments.studies.rul.results import Results, make_table, read_results
+from experiments.studies.rul.signal import draw_gains, gain_table
 from lagrange_jax.plots import plain_log_axes, plot_band
 
 __all__ = ["draw"]
@@ -66,9 +68,10 @@ def draw_trajectories(results: Results) -> Figure:
     """All weights of the head through training, first seed."""
     scales = _scales(results)
     methods = _methods(results, IN_TRAJECTORIES, scales[0])
-    figure, axes = plotting.make_axes(len(scales), len(methods), size=(3.4, 2.8))
+    columns = max(len(methods), 1)
+    figure, axes = plotting.make_axes(len(scales), columns, size=(3.4, 2.8))
     for row, scale in zip(axes, scales, strict=True):
-        for ax, method in zip(row, methods, strict=True):
+        for ax, method in itertools.zip_longest(row, methods):
             if (method, scale) not in results:
                 ax.set_axis_off()
                 continue
@@ -106,7 +109,8 @@ def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
             fontsize="x-small",
         )
     norms = [norm_sq for norm_sq, _ in labels]
-    ax.set_xlim(min(norms) / 4, max(norms) * 8)
+    if norms:
+        ax.set_xlim(min(norms) / 4, max(norms) * 8)
 
 
 def draw_norms(results: Results, folder: Path) -> Figure:
@@ -154,5 +158,11 @@ def draw(folder: Path) -> str:
     if "landscape/norm_sq" in record.read_arrays(folder):
         plotting.save_figure(draw_norms(results, folder), folder / "norm.png")
     table = make_table(results)
+    gains = draw_gains(results, scale)
+    if gains is not None:
+        plotting.save_figure(gains, folder / "gains.png")
+        table += (
+            f"\n**What the head does to signals**\n\n{gain_table(results, scale)}\n"
+        )
     (folder / "table.md").write_text(table)
     return table

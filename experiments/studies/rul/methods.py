@@ -7,7 +7,7 @@ import lagrange_jax as lj
 from experiments.common.methods import both_relations, optimal_bias, relation_label
 from lagrange_jax.constraints import variance_scaling
 
-__all__ = ["BASELINES", "BIAS_ONLY", "LABELS", "MAIN", "METHODS"]
+__all__ = ["BASELINES", "BIAS_ONLY", "LABELS", "MAIN", "METHODS", "STANDARDIZED"]
 
 TANH_GAIN = 5 / 3
 """The gain usual for tanh layers, for the constraint of Kaiming's form."""
@@ -19,8 +19,12 @@ BASELINES = {
     "orthogonal": lj.chain(lj.reinitialize(initializers.orthogonal())),
     "negative_mean": lj.chain(lj.reinitialize(lj.initializers.negative_mean())),
     "lsuv": lj.chain(lj.lsuv()),
+    "kaiming_standardized": lj.chain(lj.reinitialize(initializers.he_normal())),
 }
 """Random heads, which look at one batch of the data at most."""
+
+STANDARDIZED = ("kaiming_standardized",)
+"""Trained on targets of mean zero and unit variance, whatever the target scale is."""
 
 
 def _random_of_the_norm(constraint: lj.Constraint) -> lj.InitTransform:
@@ -86,6 +90,7 @@ _NAMES = {
     "orthogonal": "orthogonal",
     "negative_mean": "negative mean",
     "lsuv": "LSUV",
+    "kaiming_standardized": "Kaiming, standardised targets",
     "zero_bias": "zero head, bias at the mean",
     "small_random": "random, norm of loss within 50%",
     "kaiming_bias": "Kaiming, optimal bias",

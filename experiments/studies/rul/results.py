@@ -1,5 +1,6 @@
 """Results of the RUL study as tables, from the record alone."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
 from experiments.studies.rul.methods import LABELS, METHODS
 
-__all__ = ["REFERENCE", "Result", "make_table", "read_results"]
+__all__ = ["REFERENCE", "Result", "make_table", "read_results", "references"]
 
 REFERENCE = "kaiming"
 """The baseline whose best validation loss is the target for all."""
@@ -38,7 +39,8 @@ class Result(NamedTuple):
       validation: `[m]` mean squared errors, cycles squared.
       train: `[m]` the same on the training windows.
       head: `[m, d + 1]` kernel and bias of the head.
-      distance: `[m, layers]` of each layer from where it ends; empty in old records.
+      spread: `[m, 2]` variance of the head's output and inputs; empty in old records.
+      distance: `[m, layers]` of each layer from where it ends; likewise.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Result(NamedTuple):
     validation: np.ndarray
     train: np.ndarray
     head: np.ndarray
+    spread: np.ndarray
     distance: np.ndarray
 
 
@@ -77,7 +80,8 @@ def read_results(folder: Path) -> Results:
             name: arrays[f"{trained['name']}/{name}"]
             for name in ("epochs", "validation", "train", "head")
         }
-        distance = arrays.get(f"{trained['name']}/distance", np.empty(0))
+        for name in ("spread", "distance"):
+            curve[name] = arrays.get(f"{trained['name']}/{name}", np.empty(0))
         results[row["method"], row["scale"]][row["rate"]].append(
             Result(
                 method=row["method"],
@@ -90,52 +94,63 @@ def read_results(folder: Path) -> Results:
                 test_rmse=trained["test_rmse"],
                 nasa_score=trained["nasa_score"],
                 **curve,
-                distance=distance,
             )
         )
     return {key: _best_rate(by_rate.values()) for key, by_rate in results.items()}
 
 
 def _best_rate(runs: Iterable[list[Result]]) -> list[Result]:
-    """Of the rates that were run on all seeds so far."""
+    """Judged on the seeds that all rates have so far."""
     runs = list(runs)
-    seeds = max(len(some) for some in runs)
-    return min((some for some in runs if len(some) == seeds), key=_mean_best)
+    seeds = set.intersection(*({x.seed for x in some} for some in runs))
+
+    def score(some: list[Result]) -> float:
+        return _mean_best([x for x in some if x.seed in seeds] or some)
+
+    return min(runs, key=score)
 
 
-def _epochs_to_reference(results: Results, result: Result, scale: float) -> float:
-    """Epochs until the best validation loss of the reference on the same seed."""
-    for other in results[REFERENCE, scale]:
-        if other.seed == result.seed:
-            target = other.validation.min()
-            return epochs_to(target, result.epochs, result.validation)
-    return np.nan
+def _needed(one: Result, reference: Result) -> float:
+    """Epochs until the best validation loss of the reference."""
+    return epochs_to(reference.validation.min(), one.epochs, one.validation)
 
 
-def _saving_over_best(results: Results, some: Sequence[Result], scale: float) -> str:
-    """Against the random head that trains best on the same seed."""
-    saved = []
-    for one in some:
-        others = [x for m in RANDOM for x in results.get((m, scale), [])]
-        others = [x for x in others if x.seed == one.seed]
-        best = min(others, key=lambda x: x.validation.min())
-        target = best.validation.min()
-        needed = epochs_to(target, one.epochs, one.validation)
-        reference = epochs_to(target, best.epochs, best.validation)
-        saved.append(100 * (1 - needed / reference))
-    return interval(saved, ".0f")
+def _saved(one: Result, reference: Result) -> float:
+    """The share of the reference's epochs that is saved, in percent."""
+    return 100 * (1 - _needed(one, reference) / _needed(reference, reference))
 
 
-def _saving(results: Results, some: Sequence[Result], scale: float) -> str:
-    own = [_epochs_to_reference(results, x, scale) for x in some]
-    references = {x.seed: x for x in results[REFERENCE, scale]}
-    reference = [_epochs_to_reference(results, references[x.seed], scale) for x in some]
-    saved = 100 * (1 - np.array(own) / np.array(reference))
-    return interval(saved.tolist(), ".0f")
+def references(results: Results, scale: float) -> dict[int, Result]:
+    """Returns the reference's results by seed; a stop may have left some out."""
+    return {x.seed: x for x in results.get((REFERENCE, scale), [])}
+
+
+def _best_random(results: Results, scale: float) -> dict[int, Result]:
+    """The random head that trains best, on the seeds that have all random heads."""
+    random = [results[m, scale] for m in RANDOM if (m, scale) in results]
+    by_seed = defaultdict(list)
+    for one in itertools.chain(*random):
+        by_seed[one.seed].append(one)
+    return {
+        seed: min(some, key=lambda x: x.validation.min())
+        for seed, some in by_seed.items()
+        if len(some) == len(random)
+    }
+
+
+def _compare(
+    value: Callable[[Result, Result], float],
+    some: Sequence[Result],
+    others: dict[int, Result],
+    form: str,
+) -> str:
+    """Over the seeds that both have; blank where they share none."""
+    values = [value(x, others[x.seed]) for x in some if x.seed in others]
+    return interval(values, form) if values else ""
 
 
 def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
-    scale = some[0].scale
+    reference = references(results, some[0].scale)
 
     def over_seeds(value: Callable[[Result], float], form: str) -> str:
         return interval([value(x) for x in some], form)
@@ -145,18 +160,26 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
     yield f"{np.mean([np.sum(x.head[-1, :-1] ** 2) for x in some]):.3g}"
     yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
-    yield over_seeds(lambda x: _epochs_to_reference(results, x, scale), ".2f")
-    yield _saving(results, some, scale)
-    yield _saving_over_best(results, some, scale)
+    yield _compare(_needed, some, reference, ".2f")
+    yield _compare(_saved, some, reference, ".0f")
+    yield _compare(_saved, some, _best_random(results, some[0].scale), ".0f")
     if len(scales) > 1:
-        best = min(scales, key=lambda s: _mean_best(results[REFERENCE, s]))
-        yield _saving(results, some, best)
+        yield _compare(_saved, some, _best_references(results, scales), ".0f")
     yield over_seeds(lambda x: x.validation.min() ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[-1] ** 0.5, ".1f")
     ends = [x.validation[-1] ** 0.5 for x in some]
     yield f"{np.std(ends, ddof=1):.2f}" if len(ends) > 1 else ""
     yield over_seeds(lambda x: x.test_rmse, ".1f")
     yield over_seeds(lambda x: x.nasa_score, ".0f")
+
+
+def _best_references(results: Results, scales: Sequence[float]) -> dict[int, Result]:
+    """The reference on its best scale, judged on the seeds of all its scales."""
+    found = [x for x in (references(results, s) for s in scales) if x]
+    seeds = set.intersection(*map(set, found)) if found else set()
+    if not seeds:
+        return {}
+    return min(found, key=lambda by_seed: _mean_best([by_seed[i] for i in seeds]))
 
 
 def _mean_best(some: Sequence[Result]) -> float:
@@ -171,9 +194,9 @@ def _originals(results: Results, scale: float) -> dict[str, list[str]]:
         if s != scale:
             continue
         if len(twins) == 1 and twins != {""}:
-            groups[twins.pop()].append(method)
+            groups.setdefault(twins.pop(), []).append(method)
         else:
-            groups[method] = []
+            groups.setdefault(method, [])
     return groups
 
 
@@ -203,8 +226,8 @@ def make_table(results: Results) -> str:
 
     Errors are in cycles. Every number is the mean over seeds with the half-width of
     its 95% t-interval, or one number a seed where there are two; losses and epochs
-    are compared seed by seed. A method that began like another one on every seed was
-    not trained again and stands in the other's line.
+    are compared seed by seed, on the seeds that both have. A method that began like
+    another one on every seed was not trained again and stands in the other's line.
     """
     scales = sorted({scale for _, scale in results}, reverse=True)
     blocks = []

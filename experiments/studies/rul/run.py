@@ -18,8 +18,9 @@ from experiments.common import record
 from experiments.common.curves import shuffled_batches
 from experiments.studies.rul.config import Config
 from experiments.studies.rul.landscape import measure_landscape
-from experiments.studies.rul.methods import BASELINES, METHODS
+from experiments.studies.rul.methods import BASELINES, METHODS, STANDARDIZED
 from experiments.studies.rul.metrics import nasa_score, rmse
+from experiments.studies.rul.signal import make_spread
 from experiments.studies.rul.training import (
     Curve,
     make_fit,
@@ -47,6 +48,7 @@ class Problem(NamedTuple):
       optimizer: Adam, whose state holds the learning rate.
       fit: from `make_fit`.
       predict: from `make_predict`.
+      spread: from `make_spread`.
     """
 
     train: Dataset
@@ -57,6 +59,14 @@ class Problem(NamedTuple):
     optimizer: optax.GradientTransformation
     fit: Any
     predict: Any
+    spread: Any
+
+
+class Units(NamedTuple):
+    """What the network's output is in: cycles are `scale * output + shift`."""
+
+    scale: float
+    shift: float = 0.0
 
 
 @functools.cache
@@ -69,6 +79,7 @@ def _make_compiled() -> dict[str, Any]:
         "optimizer": optimizer,
         "fit": make_fit(model, optimizer),
         "predict": make_predict(model),
+        "spread": make_spread(model),
     }
 
 
@@ -92,9 +103,16 @@ def _load(config: Config, seed: int, *, data_dir: str | None) -> Problem:
     return Problem(train, is_train, validation, splits.test, **_make_compiled())
 
 
-def _initialize(problem: Problem, method: str, seed: int, scale: float):
+def _units(problem: Problem, method: str, scale: float) -> Units:
+    if method not in STANDARDIZED:
+        return Units(scale)
+    targets = np.asarray(problem.train.targets)[np.asarray(problem.is_train) > 0]
+    return Units(float(targets.std()), float(targets.mean()))
+
+
+def _initialize(problem: Problem, method: str, seed: int, units: Units):
     """The same seed gives the same body to every method that draws it alike."""
-    targets = problem.train.targets[:, None] / scale
+    targets = (problem.train.targets[:, None] - units.shift) / units.scale
     batches = (problem.train.inputs, targets, problem.is_train)
     if method in BASELINES:  # LSUV looks at one batch, the others at no data
         batches = (problem.train.inputs[:1024], targets[:1024])
@@ -113,33 +131,38 @@ def _layers(params: Any) -> list[np.ndarray]:
     ]
 
 
-def _loss(problem: Problem, params, data: Dataset, scale: float, weights=None):
+def _loss(problem: Problem, params, data: Dataset, units: Units, weights=None):
     """Mean squared error in cycles squared."""
-    predicted = scale * problem.predict({"params": params}, data.inputs)
+    outputs = problem.predict({"params": params}, data.inputs)
+    predicted = units.scale * outputs + units.shift
     return float(jnp.average((predicted - data.targets) ** 2, weights=weights))
 
 
 def _train(config: Config, problem: Problem, params: Any, row: dict[str, Any]):
     """Returns the trained parameters and the curve."""
-    seed, scale = row["seed"], row["scale"]
+    seed, units = row["seed"], _units(problem, row["method"], row["scale"])
     n, size = int(problem.is_train.sum()), config.batch_size
     stretch = max(round(n / size / config.evaluations), 1)
     stretches = -(-config.epochs * n // (size * stretch))
     batches = shuffled_batches(seed, n, size, stretches * stretch)
-    windows, targets = problem.train.inputs, problem.train.targets / scale
+    windows = problem.train.inputs
+    targets = (problem.train.targets - units.shift) / units.scale
     state: Any = problem.optimizer.init(params)
     state.hyperparams["learning_rate"] = jnp.float32(row["rate"])
 
     def measure(epochs, train_loss):
-        validation = _loss(problem, params, problem.validation, scale)
-        return epochs, validation, train_loss, _head(params)
+        validation = _loss(problem, params, problem.validation, units)
+        spread = problem.spread(params, problem.validation.inputs)
+        return epochs, validation, train_loss, _head(params), spread
 
-    initial = _loss(problem, params, problem.train, scale, problem.is_train)
+    initial = _loss(problem, params, problem.train, units, problem.is_train)
     points, on_the_way = [measure(0.0, initial)], [_layers(params)]
     for i in range(stretches):
         some = batches[i * stretch : (i + 1) * stretch]
         params, state, loss = problem.fit(params, state, windows, targets, some)
-        points.append(measure((i + 1) * stretch * size / n, float(loss) * scale**2))
+        points.append(
+            measure((i + 1) * stretch * size / n, float(loss) * units.scale**2)
+        )
         on_the_way.append(_layers(params))
     distance = [
         [np.linalg.norm(x - y) for x, y in zip(some, on_the_way[-1], strict=True)]
@@ -162,9 +185,9 @@ def _solution(info: Any) -> dict[str, float]:
     return {}
 
 
-def _test_results(problem: Problem, params: Any, scale: float) -> dict[str, float]:
-    predicted = problem.predict({"params": params}, jnp.asarray(problem.test.inputs))
-    predicted = scale * np.asarray(predicted)
+def _test_results(problem: Problem, params: Any, units: Units) -> dict[str, float]:
+    outputs = problem.predict({"params": params}, jnp.asarray(problem.test.inputs))
+    predicted = units.scale * np.asarray(outputs) + units.shift
     return {
         "test_rmse": rmse(predicted, problem.test.targets),
         "nasa_score": nasa_score(predicted, problem.test.targets),
@@ -187,7 +210,8 @@ def _find_twin(folder: Path, row: dict[str, Any], head: np.ndarray) -> str | Non
 def _run_row(config: Config, problem: Problem, folder: Path, row: dict[str, Any]):
     """Trains one method, or refers to a row that began alike."""
     begin = time.perf_counter()
-    variables, info = _initialize(problem, row["method"], row["seed"], row["scale"])
+    units = _units(problem, row["method"], row["scale"])
+    variables, info = _initialize(problem, row["method"], row["seed"], units)
     params = jax.block_until_ready(variables["params"])
     row = row | _solution(info) | {"seconds_init": time.perf_counter() - begin}
     row["norm_sq"] = float(jnp.sum(params["head"]["kernel"] ** 2))
@@ -200,12 +224,12 @@ def _run_row(config: Config, problem: Problem, folder: Path, row: dict[str, Any]
         for field, array in curve._asdict().items()
     }
     record.save_arrays(folder, **arrays)
-    return row | _test_results(problem, params, row["scale"])
+    return row | _test_results(problem, params, units)
 
 
 def _record_landscape(problem: Problem, folder: Path, seed: int) -> None:
     """The body that all Lagrangian heads of this seed stand on; raw targets."""
-    variables, _ = _initialize(problem, "kaiming", seed, 1.0)
+    variables, _ = _initialize(problem, "kaiming", seed, Units(1.0))
     n = int(problem.is_train.sum())
     train = jax.tree.map(lambda x: x[:n], problem.train)
     arrays = measure_landscape(problem.model, variables, train, problem.validation)
@@ -217,6 +241,8 @@ def _rows(config: Config) -> Iterator[dict[str, Any]]:
     for seed, method, scale, rate in itertools.product(
         config.seeds, config.methods, config.target_scales, config.learning_rates
     ):
+        if method in STANDARDIZED and scale != config.target_scales[0]:
+            continue
         name = f"{method}/scale={scale:g}/rate={rate:g}/seed={seed}"
         row = {"method": method, "scale": scale, "rate": rate, "seed": seed}
         yield {"name": name, **row}

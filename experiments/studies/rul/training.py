@@ -30,6 +30,8 @@ class Curve(NamedTuple):
       train: `[m]` the same on the training windows before training, and then the mean
         over the batches of the stretch that ends here, each before its own step.
       head: `[m, d + 1]` kernel and bias of the head.
+      spread: `[m, 2]` variance over windows of the head's output, and of its inputs
+        on average, from `signal.make_spread`.
       distance: `[m, layers]` how far each layer's parameters are from where they end.
     """
 
@@ -37,6 +39,7 @@ class Curve(NamedTuple):
     validation: np.ndarray
     train: np.ndarray
     head: np.ndarray
+    spread: np.ndarray
     distance: np.ndarray
 
 

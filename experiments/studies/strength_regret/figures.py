@@ -68,7 +68,8 @@ def draw_slopes(study: Study) -> Figure:
             ax.fill_between(x, *ends, color=colour, alpha=0.12, lw=0)
         ax.set(xscale="log", yscale="log", xlabel="examples $N$", title=penalty)
     axes[0, 0].set_ylabel("best strength, ± one standard error")
-    axes[0, -1].legend(frameon=False, fontsize="small")
+    if tasks:
+        axes[0, -1].legend(frameon=False, fontsize="small")
     return figure
 
 
