@@ -490,6 +490,30 @@ def test_joint_thresholds_are_those_of_scipy():
     np.testing.assert_allclose(-head.bias, thresholds, atol=5e-3)
 
 
+def require_optimum(head, kernel, bias, loss):
+    """Far inside a bound the head is that of plain maximum likelihood."""
+    lj.check(head)
+    np.testing.assert_allclose(head.kernel[:, 0], kernel, atol=1e-5)
+    np.testing.assert_allclose(head.bias, bias, atol=1e-5)
+    np.testing.assert_allclose(head.objective, loss, rtol=1e-6)
+
+
+def test_thresholds_and_exposures_are_those_of_statsmodels():
+    """`OrderedModel` and `GLM(offset=, var_weights=)` of statsmodels 0.15.0."""
+    features, labels, _, _ = data("ordinal")
+    loss, far = losses.ordinal(num_classes=4), jnp.float32(1e3)
+    examples = features, labels.astype(np.int32), np.ones(N, np.float32)
+    kernel = [0.67299321, 1.42548577, -1.11495226, 0.05742209]
+    thresholds = np.array([-0.06513171, 1.36791981, 2.40273092])
+    head = solve_within(loss, 1, examples, far)
+    require_optimum(head, kernel, -thresholds, 0.85333208)
+    features, counts, weights, offset = data("poisson")
+    examples = (features, offset[:, :1]), jnp.asarray(counts[:, :1]), weights
+    kernel = [0.07738445, -0.20181208, -0.37336797, -0.45717559]
+    head = solve_within(losses.poisson(), 1, examples, far)
+    require_optimum(head, kernel, 0.84077179, 0.45489213)
+
+
 def test_thresholds_of_a_zero_kernel_are_log_odds():
     features, labels, weights, _ = data("ordinal")
     labels = np.where(labels == 2, 1, labels).astype(np.int32)  # a class is missing
