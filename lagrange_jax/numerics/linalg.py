@@ -13,6 +13,7 @@ __all__ = [
     "column_sum",
     "diagonal",
     "dot",
+    "dot_of_columns",
     "eigh",
     "pseudo_inverse",
     "rank_tolerance",
@@ -27,6 +28,15 @@ JACOBI_SIZES = range(257, 2049)
 def dot(a: Array, b: Array) -> Array:
     """Returns the product in full precision; accelerators round by default."""
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
+
+
+def dot_of_columns(a: Float[Array, "n d"], b: Float[Array, "n k"]) -> Array:
+    """Returns `a.T @ b [d, k]` in full precision, without writing down `a.T`.
+
+    Where k is one a CPU would do so, which takes four times as long as the product.
+    """
+    over_rows = ((0,), (0,)), ((), ())
+    return lax.dot_general(a, b, over_rows, precision=lax.Precision.HIGHEST)
 
 
 def eigh(matrix: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lagrange_jax.losses.record import Loss, bend, losses_and_slopes, read_targets
-from lagrange_jax.numerics.linalg import dot
+from lagrange_jax.numerics.linalg import dot, dot_of_columns
 from lagrange_jax.types import Batch, Batches
 
 __all__ = [
@@ -194,7 +194,7 @@ def _add_risk(state, batch, head, mean_x, loss):
     both = jnp.stack([losses, hits.astype(losses.dtype)], 1)
     loss_sum, hit_sum = _weigh(example, both).sum(0)
     slopes = _weigh(example, slopes)
-    pull = dot(features.T, of_outputs(slopes, head[0].shape[1]))
+    pull = dot_of_columns(features, of_outputs(slopes, head[0].shape[1]))
     sums = Risk(loss_sum, pull, slopes.sum(0), hit_sum)
     return jax.tree.map(jnp.add, state, sums)
 
@@ -203,8 +203,8 @@ def _add_product(state, batch, head, direction, mean_x, loss):
     features, logits, example = read_logits(batch, head, mean_x, loss)
     change = dot(features, direction[0]) + direction[1][None]
     bent = _weigh(example, bend(loss, logits, example.targets, change))
-    sums = dot(features.T, of_outputs(bent, head[0].shape[1])), bent.sum(0)
-    return jax.tree.map(jnp.add, state, sums)
+    pull = dot_of_columns(features, of_outputs(bent, head[0].shape[1]))
+    return jax.tree.map(jnp.add, state, (pull, bent.sum(0)))
 
 
 def _add_bends(state, batch, head, mean_x, loss):
