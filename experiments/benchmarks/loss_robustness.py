@@ -270,8 +270,7 @@ def judge(case: Case, problem: Problem, head: Any, relation: str) -> dict[str, A
         bound, _, slope = find(price)
         bound -= price * norm_sq if price > 0 else 0.0
         is_solved = status == "STATIONARY" and relative_excess(loss, bound) <= ACCURATE
-    return dict(
-        status=status,
+    numbers = dict(
         excess=relative_excess(loss, bound),
         loss=loss,
         bound=bound,
@@ -279,8 +278,10 @@ def judge(case: Case, problem: Problem, head: Any, relation: str) -> dict[str, A
         norm_sq=norm_sq,
         multiplier=float(head.multiplier),
         residual=float(head.stationarity),
-        is_solved=bool(is_solved),
     )
+    # Thousands of rows: no more digits than tell them apart.
+    short = {name: float(f"{number:.7g}") for name, number in numbers.items()}
+    return dict(status=status, **short, is_solved=bool(is_solved))
 
 
 def solve_chunk(name: str, part: Part, seed: int) -> list[dict[str, Any]]:

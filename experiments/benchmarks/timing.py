@@ -89,7 +89,11 @@ def cold(module: str, name: str) -> dict[str, Any]:
 
 
 def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes how and where it was measured, and the rows, as JSON."""
-    record = {"command": command, "environment": environment(PEERS), "rows": list(rows)}
+    """Writes how and where it was measured, and the rows, a line each, as JSON."""
+    record = {"command": command, "environment": environment(PEERS), "rows": []}
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    text = json.dumps(record, indent=1).replace(
+        '"rows": []', f'"rows": [\n  {lines}\n ]'
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(text + "\n")
