@@ -80,15 +80,18 @@ def draw_gains(results: Results, scale: float) -> Figure | None:
         return None
     figure, axes = plotting.make_axes(1, 2, size=(4.2, 3.6))
     for ax, (name, gain) in zip(axes.flat, GAINS.items(), strict=True):
+        lowest = np.inf
         for method, some in measured.items():
             points = min(len(x.epochs) for x in some)
             curves = [np.maximum(gain(x)[:points], 1e-7) for x in some]
+            lowest = min(lowest, *(curve[1:].min() for curve in curves))
             style = {"color": plotting.colour_of(method, SHOWN)}
             plot_band(
                 ax, some[0].epochs[:points], curves, label=LABELS[method], **style
             )
         ax.axhline(1, color="0.4", ls="--", lw=1)
         ax.set(xlabel="epochs", ylabel=f"{name} gain of the head", yscale="log")
+        ax.set_ylim(lowest / 2, None)  # a zero head begins far below
     plotting.legend_below(figure, columns=2)
     return figure
 
