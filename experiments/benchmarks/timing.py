@@ -36,6 +36,8 @@ def use_one_core() -> None:
         os.sched_setaffinity(0, {max(cores())})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+    # Without these GALAHAD warns at every problem.
+    os.environ["OMP_CANCELLATION"] = os.environ["OMP_PROC_BIND"] = "TRUE"
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 

@@ -1,6 +1,6 @@
 """Programs compiled for a TPU v5e and an H100 that are not there, against ceilings.
 
-`make test-accelerators` installs the compilers, which are 1.4 GB; without them these
+`make test-accelerators` and `make test-all` install the compilers, 1.4 GB; without them these
 tests are skipped.
 """
 
