@@ -1,7 +1,7 @@
 """Programs compiled for a TPU v5e and an H100 that are not there, against ceilings.
 
-`make test-accelerators` and `make test-all` install the compilers, 1.4 GB; without them these
-tests are skipped.
+`make test-accelerators` and `make test-all` install the compilers, which are 1.4 GB;
+without them these tests are skipped.
 """
 
 import json
