@@ -1,7 +1,7 @@
 """Programs compiled for a TPU v5e and an H100 that are not there, against ceilings.
 
-`make test-accelerators` and `make test-all` install the compilers, which are 1.4 GB;
-without them these tests are skipped.
+`make test-accelerators` installs the compilers, which are 1.4 GB, `make test-all` that
+of the H100 alone; without them these tests are skipped.
 """
 
 import json
@@ -16,8 +16,8 @@ from experiments.benchmarks.compiled import TARGETS
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = Path(os.environ.get("LAGRANGE_JAX_COMPILERS", ROOT / ".accelerators"))
-# Processor time of the compiler: a guard against programs that unroll, with room for
-# other machines.
+# Processor time of the compiler: a guard against programs that unroll. Twice what was
+# measured or more, since threads that share a core's caches count longer.
 MAX_SECONDS = 20.0
 MB = 2**20
 
@@ -52,9 +52,9 @@ def compiled(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("program", "code", "seconds"),
     [
-        ("1,000 heads, d=15", 6 * MB, MAX_SECONDS),
+        ("1,000 heads, d=15", 6 * MB, 2 * MAX_SECONDS),
         ("head, d=512", 5 * MB, MAX_SECONDS),
-        ("head, d=2048, k=100", 10 * MB, 3 * MAX_SECONDS),
+        ("head, d=2048, k=100", 10 * MB, 6 * MAX_SECONDS),
         ("initialize, small CNN", 5 * MB, MAX_SECONDS),
         ("grid of 560 networks", 2 * MB, MAX_SECONDS),
     ],
