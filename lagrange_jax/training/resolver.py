@@ -8,9 +8,11 @@ $$R(\theta) = \min_{W, b} \frac1N \sum_n \|W^T \phi_n(\theta) + b - t_n\|^2
 
 By the envelope theorem its gradient is the ordinary one with W and b held fixed:
 nothing is differentiated through the solve. A mini-batch alone determines W badly; the
-moments of the batches before it, discounted by `decay` a step, steady it. They were
-taken at bodies of the past: with steps of size $\eta$ the features that the memory
-holds are $O(\eta / (1 - \text{decay}))$ old.
+moments of the batches before it, discounted by a decay $\gamma$ a step, steady it. They
+were taken at bodies of the past: the features held are at most $\gamma / (1 - \gamma)$
+steps old on average. Where these are no longer than R and a step moves none by more
+than $\delta$, their second moments are within $2 R \delta \gamma / (1 - \gamma)$, in
+the spectral norm, of what the body of the moment makes of the same examples.
 
 Another loss, whose second derivatives are at most h, lies below a parabola of that
 curvature, which touches it at the logit z of the head before and is least at the

@@ -145,6 +145,27 @@ def test_one_forward_pass_serves_both():
     jax.tree.map(close, updated["batch_stats"], expected["batch_stats"])
 
 
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_memory_is_no_staler_than_promised(decay):
+    """Of features that move by the same length at every step, all the same way."""
+    resolver, steps, delta = resolve_head(0.1, decay=decay), 30, 0.02
+    batches = np.random.default_rng(0).normal(size=(steps, 16, 3)).astype("f4")
+    drift = np.float32(delta) * np.array([0.6, 0.8, 0.0], "f4")
+    state = resolver.init(HeadArrays(jnp.zeros((3, 1)), jnp.zeros(1)))
+    update, longest = jax.jit(resolver.update), 0.0
+    for step, batch in enumerate(batches):
+        features = batch + step * drift
+        state = update(state, features, jnp.zeros((16, 1)))
+        longest = max(longest, np.linalg.norm(features, axis=1).max())
+    longest = max(longest, np.linalg.norm(batches + steps * drift, axis=2).max())
+    held = state.moments.cov_xx + np.outer(state.moments.mean_x, state.moments.mean_x)
+    weights = decay ** np.arange(steps)[::-1]
+    now = batches + (steps - 1) * drift
+    fresh = np.einsum("s,snd,sne->de", weights, now, now) / (16 * weights.sum())
+    error = np.linalg.norm(held - fresh, 2)
+    assert 0 < error <= 2 * longest * delta * decay / (1 - decay)
+
+
 def test_a_failed_solve_keeps_the_head():
     batch = examples(n=60)
     resolver = resolve_head(lj.constraints.fixed_norm(1.0), every=3)
