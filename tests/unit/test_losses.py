@@ -155,6 +155,7 @@ def solve_within(loss, k, examples, norm_sq, center=None):
 def solve(name, norm_sq, center=None):
     case, (features, targets, weights, offset) = CASES[name], data(name)
     examples = (features, offset), jnp.asarray(targets), weights
+    center = np.zeros((D, case.k), np.float32) if center is None else center
     return solve_within(case.loss, case.k, examples, jnp.float32(norm_sq), center)
 
 
