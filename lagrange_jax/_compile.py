@@ -38,6 +38,8 @@ _SMALL = {**_ONCE, _LEVEL: 0}
 # Programs that take and return fewer numbers than this run in a fraction of a second
 # without any optimisation.
 _FEW_NUMBERS = 2**17
+# A network's passes over more than this take longer than what optimising them costs.
+_MANY_NUMBERS = 2**24
 
 
 def compile_with(compile_: Callable[..., Any], options: dict[str, Any] | None) -> Any:
@@ -60,23 +62,27 @@ def jit_once(
     static_argnames: Sequence[str],
     *,
     same_bits: bool = False,
+    runs_network: bool = False,
 ) -> Callable[..., Any]:
     """Returns `jax.jit(function)` for a program that takes longer to compile than run.
 
     Only what becomes no part of another program is compiled in a way of our own, and
     only on a CPU. With `same_bits` a program on few numbers is optimised too, so that
-    it rounds as that of `jax.jit` does.
+    it rounds as that of `jax.jit` does. One that `runs_network` is optimised in full
+    on many numbers: without, a network takes twice the time.
     """
     make = functools.partial(jax.jit, function, static_argnames=static_argnames)
     plain, once = make(), make(compiler_options=_ONCE)
     small = once if same_bits else make(compiler_options=_SMALL)
+    large = make(compiler_options=CPU_OPTIONS) if runs_network else once
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         if jax.default_backend() != "cpu" or _is_inside(args, kwargs):
             return plain(*args, **kwargs)
-        numbers = (args, kwargs), plain.eval_shape(*args, **kwargs)
-        way = small if _count(numbers) < _FEW_NUMBERS else once
+        count = _count(((args, kwargs), plain.eval_shape(*args, **kwargs)))
+        way = small if count < _FEW_NUMBERS else once
+        way = large if count > _MANY_NUMBERS else way
         run = lambda options: (way if options else plain)(*args, **kwargs)  # noqa: E731
         return compile_with(run, _ONCE)
 

@@ -86,7 +86,11 @@ def initialize(
         return init(transform_key(key), model, variables, batches)
 
 
-@functools.partial(jit_once, static_argnames=("model", "init", "eval_batch_size"))
+@functools.partial(
+    jit_once,
+    static_argnames=("model", "init", "eval_batch_size"),
+    runs_network=True,
+)
 def _initialize(key, variables, batch, model, init, eval_batch_size):
     batches = (
         None

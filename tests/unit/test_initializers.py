@@ -301,6 +301,15 @@ def test_an_ensemble_by_vmap_is_a_loop_over_seeds(model):
     assert len({float(value) for value in infos.objective}) == 4
 
 
+def test_the_head_is_the_same_however_it_is_compiled(key, model, monkeypatch):
+    """A network over many numbers is optimised in full."""
+    solve = lambda: lj.initialize(key, model, lj.lagrange(), (INPUTS, TARGETS))[1]  # noqa: E731
+    quick = solve()
+    for limit in ("_FEW_NUMBERS", "_MANY_NUMBERS"):
+        monkeypatch.setattr(f"lagrange_jax._compile.{limit}", 0)
+        chex.assert_trees_all_close(solve(), quick, rtol=1e-4, atol=1e-5)
+
+
 def test_one_trace_serves_all_seeds(model):
     chex.clear_trace_counter()
     init: Any = chex.assert_max_traces(lambda *args: SOLVE(*args), n=1)
