@@ -69,7 +69,7 @@ def jit_once(
     Only what becomes no part of another program is compiled in a way of our own, and
     only on a CPU. With `same_bits` a program on few numbers is optimised too, so that
     it rounds as that of `jax.jit` does. One that `runs_network` is optimised in full
-    on many numbers: without, a network takes twice the time.
+    on many numbers, where its passes take longest.
     """
     make = functools.partial(jax.jit, function, static_argnames=static_argnames)
     plain, once = make(), make(compiler_options=_ONCE)

@@ -92,10 +92,9 @@ def cold(module: str, name: str) -> dict[str, Any]:
 
 def write_rows(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes how and where it was measured, and the rows, a line each, as JSON."""
-    record = {"command": command, "environment": environment(PEERS), "rows": []}
-    lines = ",\n  ".join(json.dumps(row) for row in rows)
-    text = json.dumps(record, indent=1).replace(
-        '"rows": []', f'"rows": [\n  {lines}\n ]'
-    )
+    record = {"command": command, "environment": environment(PEERS)}
+    start = json.dumps(record, indent=1).removesuffix("\n}")
+    lines = ",\n  ".join(map(json.dumps, rows))
+    text = f'{start},\n "rows": [\n  {lines}\n ]\n}}'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")

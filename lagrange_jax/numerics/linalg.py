@@ -33,7 +33,7 @@ def dot(a: Array, b: Array) -> Array:
 def dot_of_columns(a: Float[Array, "n d"], b: Float[Array, "n k"]) -> Array:
     """Returns `a.T @ b [d, k]` in full precision, without writing down `a.T`.
 
-    Where k is one a CPU would do so, which takes four times as long as the product.
+    Where k is one a CPU would do so, which takes longer than the product itself.
     """
     over_rows = ((0,), (0,)), ((), ())
     return lax.dot_general(a, b, over_rows, precision=lax.Precision.HIGHEST)

@@ -146,7 +146,6 @@ _CALIBRATION: dict[str, tuple[str, Callable[[Run, Run], float]]] = {
 
 _SHIFTED = {
     "accuracy": "accuracy, %",
-    "calibration error": "calibration error, %",
     "calibration_error": "calibration error, %",
     "scaled_calibration_error": "calibration error after temperature scaling, %",
 }
