@@ -24,6 +24,7 @@ import numpy as np
 
 import lagrange_jax as lj
 from experiments.benchmarks import peers
+from lagrange_jax.solvers.batched import FEWEST_HEADS
 
 DEFAULT_OUT = Path("experiments/results/benchmarks/solver.json")
 
@@ -264,8 +265,8 @@ def many_outputs(rounds, n, d, k, columns):
 def many_problems(rounds, count, n, d, slow_count):
     """Small problems, with their moments and without, float64.
 
-    Ours is `lax.map` by a hundred: one vmap over all takes a centred copy of all
-    features, new memory from the system at every call.
+    Ours takes moments by a hundred: one vmap over all writes a centred copy of all
+    features, new memory from the system at every call. The heads are solved together.
     """
     data = [make_data(n, d, 1, seed=i) for i in range(count)]
     x, t = (np.stack(a) for a in zip(*data, strict=True))
@@ -278,7 +279,11 @@ def many_problems(rounds, count, n, d, slow_count):
         solver = jax.jit(solver)
         return lambda: np.asarray(solver(jnp.asarray(x), jnp.asarray(t), radii).kernel)
 
-    in_chunks = lambda *a: jax.lax.map(lambda a: solve(*a), a, batch_size=100)  # noqa: E731
+    def by_hundreds(x, t, radii):
+        one = lambda pair: lj.compute_moments(*pair)  # noqa: E731
+        moments = jax.lax.map(one, (x, t), batch_size=100)
+        return jax.vmap(solve_spectrum)(moments, radii)
+
     moments = jax.block_until_ready(jax.jit(jax.vmap(lj.compute_moments))(x, t))
     from_moments = jax.jit(jax.vmap(solve_spectrum))
 
@@ -288,7 +293,7 @@ def many_problems(rounds, count, n, d, slow_count):
 
     ways = {
         "one vmap": whole(jax.vmap(solve)),
-        "ours": whole(in_chunks),
+        "ours": whole(by_hundreds),
         "floor": floor(x, t),
         "floor without eigh": floor(x, t, decompose=False),
         "our solver": lambda: np.asarray(from_moments(moments, radii).kernel),
@@ -310,6 +315,34 @@ def many_problems(rounds, count, n, d, slow_count):
             timing.ratio(times, "slsqp", "ours", count / slow_count), (">=", 150),
             **timed(times, problems_run=slow_count)),
     ]  # fmt: skip
+
+
+def small_heads(rounds, count, d, dtype, limit):
+    """A batch of heads from moments: together, and as one by one under `vmap`."""
+    data = [make_data(200, d, 1, seed=i) for i in range(count)]
+    x, t = (np.stack(a).astype(dtype) for a in zip(*data, strict=True))
+    moments = jax.block_until_ready(jax.jit(jax.vmap(lj.compute_moments))(x, t))
+    least = np.linalg.solve(moments.cov_xx, moments.cov_xt)
+    norm_sq = jnp.asarray(0.25 * (least**2).sum(1))
+    few = min(count // 2, FEWEST_HEADS - 1)
+    one = lambda problem: solve_spectrum(*problem)  # noqa: E731
+    apart = lambda *batch: jax.lax.map(one, batch, batch_size=few)  # noqa: E731
+    ways = {
+        "one by one": call(apart, moments, norm_sq),
+        "together": call(jax.vmap(solve_spectrum), moments, norm_sq),
+        "eigh": call(jnp.linalg.eigh, moments.cov_xx),
+    }
+    first = {name: timing.two_calls(run)["first_cpu"] for name, run in ways.items()}
+    times = timing.measure(ways, rounds)
+    apart, together = (ways[name]().kernel for name in ("one by one", "together"))
+    more = dict(
+        first_call_seconds={name: round(x, 2) for name, x in first.items()},
+        largest_difference=float(jnp.abs(apart - together).max()),
+    )
+    title = f"{count} heads together / one by one, d={d} {np.dtype(dtype)}"
+    value = timing.ratio(times, "together", "one by one")
+    demanded = None if limit is None else ("<=", limit)
+    return [row(title, value, demanded, **timed(times, **more))]
 
 
 def batched_moments(rounds, count, n, d, dtype):
@@ -432,6 +465,10 @@ def sections(rounds):
     yield partial(gradient_against_forward, rounds, 5000, 512, 1)
     yield partial(x64, many_outputs, rounds, 5000, 84, 100, 5)
     yield partial(x64, many_problems, rounds, 1000, 200, 15, 50)
+    for d, limit in ((5, None), (15, 0.35), (32, 0.5), (64, None)):
+        yield partial(small_heads, 2 * rounds + 1, 1000, d, np.float32, limit)
+        yield partial(x64, small_heads, 2 * rounds + 1, 1000, d, np.float64, limit)
+    yield partial(small_heads, 2 * rounds + 1, 10_000, 15, np.float32, None)
     yield partial(batched_moments, 2 * rounds + 1, 1000, 200, 15, np.float32)
     yield partial(x64, batched_moments, 2 * rounds + 1, 1000, 200, 15, np.float64)
     yield partial(x64, wrong_basins, 20, 3)
@@ -445,6 +482,7 @@ def smoke_sections():
     yield partial(gradient_against_forward, 1, 500, 20, 2)
     yield partial(x64, many_outputs, 1, 500, 20, 4, 1)
     yield partial(x64, many_problems, 1, 4, 50, 5, 2)
+    yield partial(small_heads, 1, 4, 5, np.float32, None)
     yield partial(batched_moments, 1, 4, 50, 5, np.float32)
     yield partial(x64, wrong_basins, 1, 1)
     yield partial(initialise_against_epoch, 1, 64)

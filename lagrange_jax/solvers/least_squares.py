@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from lagrange_jax._checks import require_kind, require_real
 from lagrange_jax.bounds import Constraint, Problem, require_norm_shape
 from lagrange_jax.numerics.linalg import column_length, dot, scattered
+from lagrange_jax.solvers.batched import solve_batched
 from lagrange_jax.solvers.implicit import without_derivative
 from lagrange_jax.solvers.quadratic import (
     certificate,
@@ -173,17 +174,29 @@ def _as_problem(data) -> Problem:
 
 @partial(jax.jit, static_argnames=("relation", "metric"))
 def _solve(whole, spectrum, norm_sq, tie_break, center, relation, metric):
+    tie_break = unit_tie_break(tie_break, spectrum.cross.shape, spectrum.cross.dtype)
+    is_thin = isinstance(spectrum.covariance, Factor)
+    if center is not None or metric != "euclidean" or is_thin:
+        return _solve_one(whole, spectrum, norm_sq, tie_break, center, relation, metric)
+
+    def solve_one(spectrum, norm_sq, tie_break):
+        return _solve_one(
+            spectrum, spectrum, norm_sq, tie_break, None, relation, metric
+        )
+
+    return solve_batched(solve_one, relation, spectrum, norm_sq, tie_break)
+
+
+def _solve_one(whole, spectrum, norm_sq, tie_break, center, relation, metric):
     """Solves for the change of a centre, and adds the evidence.
 
     What the loss is compared with and rounded at is the problem as a whole.
     """
-    shape, dtype = spectrum.cross.shape, spectrum.cross.dtype
-    norm_sq = norm_sq.astype(dtype)
+    norm_sq = norm_sq.astype(spectrum.cross.dtype)
     # Per-output quantities are rows [1, k], global ones [1, 1]; both broadcast.
     row = norm_sq.reshape(1, -1)
     usable, is_zero = jnp.isfinite(row) & (row >= 0), row == 0
     wanted = jnp.where(usable & ~is_zero, row, 1)
-    tie_break = unit_tie_break(tie_break, shape, dtype)
     solve = on_sphere if metric == "euclidean" else on_ellipsoid
     kernel, multiplier, is_met, is_hard_case = solve(
         spectrum, wanted, relation, tie_break

@@ -7,6 +7,12 @@ had been compiled before.
 import pytest
 
 SLOW = {
+    "test_batched_heads": (
+        "test_a_batch_of_batches_is_one_batch",
+        "test_all_kinds_of_problems",
+        "test_slices_that_overlap_change_nothing",
+        "test_whatever_is_wrong_is_told_as_of_one",
+    ),
     "test_certificate": ("test_raw_columns_in_single_precision_are_as_in_double",),
     "test_clients": (
         "test_a_grid_of_clients_starts_from_solved_heads",

@@ -1,5 +1,7 @@
 """A batch of small heads gives what each of them gives alone."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,28 @@ import numpy as np
 import pytest
 
 import lagrange_jax as lj
+from lagrange_jax.solvers import batched
+from lagrange_jax.solvers.tridiagonal import solve_tridiagonal
+from tests import problems
 
 BATCH, D = 30, 5
+RELATIONS = pytest.mark.parametrize("relation", ["equality", "at_most"])
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+CASES = pytest.mark.parametrize(
+    "dtype, relation, per_output",
+    [
+        (np.float32, "equality", True),
+        (np.float32, "at_most", False),
+        (np.float64, "equality", False),
+        (np.float64, "at_most", True),
+    ],
+)
+
+
+@pytest.fixture
+def few_suffice(monkeypatch):
+    """Batches of any size are solved together."""
+    monkeypatch.setattr(batched, "FEWEST_HEADS", 1)
 
 
 def batch_of_examples():
@@ -19,7 +41,24 @@ def batch_of_examples():
     return jnp.asarray(features), jnp.asarray(targets)
 
 
-@pytest.mark.parametrize("relation", ["equality", "at_most"])
+def batch_of_problems(dtype):
+    """Moments of every kind of problem that has hurt a solver, and their norms."""
+    some = [problems.make(family, seed=3) for family in problems.FAMILIES]
+    features, targets, mask = problems.stack(some, dtype)
+    with jax.enable_x64(dtype == np.float64):
+        cast = (jnp.asarray(x, dtype) for x in (features, targets, mask))
+        moments = jax.jit(jax.vmap(lj.compute_moments))(*cast)
+    covariance = np.asarray(moments.cov_xx, float)
+    least = np.linalg.pinv(covariance, rcond=1e-5) @ np.asarray(moments.cov_xt, float)
+    return moments, (least**2).sum(1).astype(dtype)
+
+
+def solve(moments, norm_sq, relation="equality", per_output=True):
+    bound = lj.constraints.fixed_norm(norm_sq, relation=relation, per_output=per_output)
+    return lj.solve_least_squares(moments, bound)
+
+
+@RELATIONS
 def test_together_or_alone(x64, relation):
     bound = lj.constraints.fixed_norm(1.5, relation=relation)
 
@@ -37,7 +76,103 @@ def test_together_or_alone(x64, relation):
     chex.assert_trees_all_equal(together.is_global, alone.is_global)
 
 
-def test_derivatives_are_those_of_each(x64):
+@CASES
+def test_all_kinds_of_problems(few_suffice, dtype, relation, per_output):
+    moments, least = batch_of_problems(dtype)
+    least = least if per_output else least.sum(1)
+    run = functools.partial(solve, relation=relation, per_output=per_output)
+    together = jax.jit(jax.vmap(run))
+    alone = jax.jit(lambda *batch: jax.lax.map(lambda one: run(*one), batch))
+    for ratio in (0.25, 0.9, 4):
+        with jax.enable_x64(dtype == np.float64):
+            batch = moments, least * dtype(ratio)
+            heads = [jax.tree.map(np.asarray, way(*batch)) for way in (together, alone)]
+        require_same(jax.tree.map(np.asarray, moments), *heads)
+
+
+def require_same(moments, found, wanted):
+    """Whether two solutions of all families differ by rounding alone."""
+    for field in ("status", "is_global", "is_hard_case"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
+    eps = np.finfo(wanted.kernel.dtype).eps
+    unit = np.maximum(moments.var_t.sum(1), wanted.objective)
+    room = np.maximum(found.gap_bound, wanted.gap_bound).reshape(len(unit), -1).sum(1)
+    assert np.all(np.abs(found.objective - wanted.objective) <= room + 100 * eps * unit)
+    is_sharp = problems.FAMILIES.index("gaussian")
+    for field in ("kernel", "bias", "multiplier"):
+        pair = (getattr(head, field)[is_sharp] for head in (found, wanted))
+        np.testing.assert_allclose(*pair, rtol=100 * eps, atol=100 * eps)
+
+
+@DTYPES
+@RELATIONS
+def test_ordinary_heads_need_no_eigenvectors(dtype, relation):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(dtype == np.float64):
+        features = jnp.tanh(jnp.asarray(rng.normal(size=(500, 60, 8)), dtype))
+        targets = features[..., :1] + jnp.asarray(rng.normal(size=(500, 60, 1)), dtype)
+        moments = jax.jit(jax.vmap(lj.compute_moments))(features, targets)
+        spectra = jax.jit(jax.vmap(lj.decompose))(moments)
+        norms = jnp.asarray(np.geomspace(0.01, 10, 500), dtype)
+        _, is_sure = jax.jit(functools.partial(solve_tridiagonal, relation))(
+            spectra, norms
+        )
+    assert np.mean(is_sure) > 0.99
+
+
+def test_whatever_is_wrong_is_told_as_of_one(few_suffice, x64):
+    features, targets = batch_of_examples()
+    moments = jax.vmap(lj.compute_moments)(features[1:2], targets[1:2])
+    moments = jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), moments)
+    moments = moments._replace(
+        count=moments.count.at[0].set(0).at[1].set(jnp.nan),
+        cov_xx=moments.cov_xx.at[2].set(jnp.nan).at[5].set(0),
+        cov_xt=moments.cov_xt.at[3].set(jnp.inf).at[5].set(0),
+        var_t=moments.var_t.at[5].set(0),
+    )
+    norm_sq = jnp.ones(8).at[4].set(-1).at[6].set(0)
+    run = functools.partial(solve, per_output=False)
+    together = jax.jit(jax.vmap(run))(moments, norm_sq)
+    alone = jax.jit(lambda *batch: jax.lax.map(lambda one: run(*one), batch))
+    statuses = alone(moments, norm_sq).status.tolist()
+    assert together.status.tolist() == statuses
+    assert len(set(statuses)) == 7  # two are right
+
+
+def test_a_batch_of_batches_is_one_batch(x64, monkeypatch):
+    monkeypatch.setattr(batched, "FEWEST_HEADS", BATCH)
+    seen = []
+    real = solve_tridiagonal
+
+    def spy(relation, spectrum, norm_sq):
+        seen.append(spectrum.cross.shape)
+        return real(relation, spectrum, norm_sq)
+
+    monkeypatch.setattr(batched, "solve_tridiagonal", spy)
+    moments = jax.vmap(lj.compute_moments)(*batch_of_examples())
+    norms = jnp.linspace(1, 2, BATCH)
+    run = functools.partial(solve, per_output=False)
+    flat = jax.jit(jax.vmap(run))(moments, norms)
+    fold = functools.partial(jax.tree.map, lambda x: x.reshape(3, -1, *x.shape[1:]))
+    nested = jax.jit(jax.vmap(jax.vmap(run)))(*fold((moments, norms)))
+    chex.assert_trees_all_close(nested, fold(flat), rtol=1e-12)
+    assert set(seen) == {(BATCH, D, 2)}
+
+
+def test_slices_that_overlap_change_nothing(few_suffice, x64, monkeypatch):
+    moments = jax.vmap(lj.compute_moments)(*batch_of_examples())
+    run = functools.partial(solve, norm_sq=1.5, per_output=False)
+    whole = jax.jit(jax.vmap(lambda m: run(m)))(moments)
+    monkeypatch.setattr(batched, "LANES", 7)
+    monkeypatch.setattr(batched, "GROUP", 4)
+    sliced = jax.jit(jax.vmap(lambda m: run(m)))(moments)
+    chex.assert_trees_all_close(whole, sliced, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fewest", [1, 1000])
+def test_derivatives_are_those_of_each(x64, monkeypatch, fewest):
+    monkeypatch.setattr(batched, "FEWEST_HEADS", fewest)
+
     def loss(data):
         bound = lj.constraints.fixed_norm(1.5)
         head = lj.solve_least_squares(lj.compute_moments(*data), bound)
