@@ -52,11 +52,11 @@ def solve_batched(
 
     @solve.def_vmap
     def solve_mapped(size, is_mapped, problem):
-        (is_mapped,) = is_mapped
-        if is_mapped[0].covariance:
-            found = solve_all(_broadcast(size, is_mapped, problem))
+        spectrum_is_mapped, *_ = is_mapped[0]
+        if spectrum_is_mapped.covariance:
+            found = solve_all(_broadcast(size, is_mapped[0], problem))
         else:  # many norms at the cost of one eigendecomposition
-            axes = jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped)
+            axes = jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped[0])
             found = jax.vmap(solve_one, axes, axis_size=size)(*problem)
         return found, jax.tree.map(lambda _: True, found)
 
@@ -66,7 +66,7 @@ def solve_batched(
 
     @solve_all.def_vmap
     def solve_all_mapped(size, is_mapped, problem):
-        problem = _broadcast(size, *is_mapped, problem)
+        problem = _broadcast(size, is_mapped[0], problem)
         batch = problem[0].cross.shape[:2]
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), problem)
         found = solve_all(flat)

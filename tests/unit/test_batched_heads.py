@@ -1,6 +1,7 @@
 """A batch of small heads gives what each of them gives alone."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -53,7 +54,7 @@ def batch_of_problems(dtype):
     return moments, (least**2).sum(1).astype(dtype)
 
 
-def solve(moments, norm_sq, relation="equality", per_output=True):
+def solve(moments, norm_sq, relation: Any = "equality", per_output=True):
     bound = lj.constraints.fixed_norm(norm_sq, relation=relation, per_output=per_output)
     return lj.solve_least_squares(moments, bound)
 

@@ -115,6 +115,7 @@ class TestForms:
 
 def test_one_shift_a_column(x64):
     _, columns, form, *_ = reduced("gaussian", 4, np.float64)
+    columns = jnp.asarray(columns)
     shifts = jnp.stack([jnp.full(BATCH, 1.0), jnp.full(BATCH, 2.0)])
     both = tridiagonal.solve_shifted(form, columns, shifts)
     for j in range(2):
