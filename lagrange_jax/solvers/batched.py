@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.solvers.solution import HeadSolution
-from lagrange_jax.solvers.tridiagonal import solve_tridiagonal
+from lagrange_jax.solvers.small_heads import solve_small_heads
 from lagrange_jax.statistics.spectrum import eigenpairs
 
 __all__ = ["solve_batched"]
@@ -95,7 +95,7 @@ def _solve_all(solve_one, relation, problem):
         return one_by_one(*problem)
 
     def together(*problem):
-        some = lambda part: solve_tridiagonal(relation, *part[:2])  # noqa: E731
+        some = lambda part: solve_small_heads(relation, *part[:2])  # noqa: E731
         found, is_sure = _in_slices(some, problem, size)
         return _solve_rest(solve_one, problem, found, ~is_sure)
 

@@ -11,7 +11,7 @@ import pytest
 
 import lagrange_jax as lj
 from lagrange_jax.solvers import batched
-from lagrange_jax.solvers.tridiagonal import solve_tridiagonal
+from lagrange_jax.solvers.small_heads import solve_small_heads
 from tests import problems
 
 BATCH, D = 30, 5
@@ -115,7 +115,7 @@ def test_ordinary_heads_need_no_eigenvectors(dtype, relation):
         moments = jax.jit(jax.vmap(lj.compute_moments))(features, targets)
         spectra = jax.jit(jax.vmap(lj.decompose))(moments)
         norms = jnp.asarray(np.geomspace(0.01, 10, 500), dtype)
-        _, is_sure = jax.jit(functools.partial(solve_tridiagonal, relation))(
+        _, is_sure = jax.jit(functools.partial(solve_small_heads, relation))(
             spectra, norms
         )
     assert np.mean(is_sure) > 0.99
@@ -143,13 +143,13 @@ def test_whatever_is_wrong_is_told_as_of_one(few_suffice, x64):
 def test_a_batch_of_batches_is_one_batch(x64, monkeypatch):
     monkeypatch.setattr(batched, "FEWEST_HEADS", BATCH)
     seen = []
-    real = solve_tridiagonal
+    real = solve_small_heads
 
     def spy(relation, spectrum, norm_sq):
         seen.append(spectrum.cross.shape)
         return real(relation, spectrum, norm_sq)
 
-    monkeypatch.setattr(batched, "solve_tridiagonal", spy)
+    monkeypatch.setattr(batched, "solve_small_heads", spy)
     moments = jax.vmap(lj.compute_moments)(*batch_of_examples())
     norms = jnp.linspace(1, 2, BATCH)
     run = functools.partial(solve, per_output=False)

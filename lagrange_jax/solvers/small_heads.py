@@ -25,7 +25,7 @@ from lagrange_jax.solvers.quadratic import NORM_TOLERANCE, STATIONARITY_TOLERANC
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.statistics.spectrum import GRADED, Factor, Spectrum
 
-__all__ = ["solve_tridiagonal"]
+__all__ = ["solve_small_heads"]
 
 # Steps of the search for the multiplier: seldom more than 8.
 MOST_STEPS = 24
@@ -33,8 +33,8 @@ MOST_STEPS = 24
 RESOLVED = 512
 
 
-class Problem(NamedTuple):
-    """The problems of a batch, which is the last axis."""
+class Batch(NamedTuple):
+    """Problems of one size; the last axis is theirs."""
 
     covariance: Float[Array, "d d b"]
     cross: Float[Array, "d k b"]
@@ -65,7 +65,7 @@ class Minimiser(NamedTuple):
     scale: Float[Array, "1 1 b"]
 
 
-def solve_tridiagonal(
+def solve_small_heads(
     relation: Relation, spectrum: Spectrum, norm_sq: Float[Array, "b *k"]
 ) -> tuple[HeadSolution, Bool[Array, " b"]]:
     """Returns heads, and which of them are shown to be right.
@@ -76,7 +76,7 @@ def solve_tridiagonal(
       norm_sq: the wanted norms.
     """
     assert not isinstance(spectrum.covariance, Factor)
-    problem = Problem(
+    problem = Batch(
         spectrum.covariance,
         spectrum.cross,
         spectrum.variance,
