@@ -15,8 +15,8 @@ from jax.custom_batching import custom_vmap
 
 from lagrange_jax.bounds import Relation
 from lagrange_jax.numerics.linalg import dot
-from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.solvers.small_heads import solve_small_heads
+from lagrange_jax.solvers.solution import HeadSolution
 from lagrange_jax.statistics.spectrum import eigenpairs
 
 __all__ = ["solve_batched"]
