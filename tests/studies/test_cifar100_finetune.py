@@ -70,7 +70,7 @@ def test_table_compares_with_the_baseline_of_the_same_seed(folder):
         "Kaiming",
         "least squares, cross-validation (GCV), calibrated",
         "zeros, probed by training first",
-        "least squares, cross-validation (GCV), calibrated, re-solved at every step",
+        "least squares, cross-validation (GCV), calibrated, re-solved every step",
     ]
     first, second, *_ = record.read_rows(folder)
     gain = 100 * (second["test_accuracy"] - first["test_accuracy"])

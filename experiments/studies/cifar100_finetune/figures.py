@@ -42,7 +42,7 @@ _WAYS = {
     "": "",
     PROBED: ", probed by training first",
     **{
-        way: f", re-solved at every {f'{every} steps' if every > 1 else 'step'}"
+        way: f", re-solved every {f'{every} steps' if every > 1 else 'step'}"
         for way, every in RESOLVED.items()
     },
 }

@@ -53,7 +53,9 @@ def make_spread(model: Model) -> Callable[..., np.ndarray]:
 
 def forward_gain(result: Result) -> Float[np.ndarray, " m"]:
     """Returns the variance of the output over the mean variance of the features."""
-    return result.spread[:, 0] / result.spread[:, 1]
+    gain = result.spread[:, 0] / result.spread[:, 1]
+    # Of a constant output rounding alone is left.
+    return np.where(result.head[:, :-1].any(axis=1), gain, 0)
 
 
 def backward_gain(result: Result) -> Float[np.ndarray, " m"]:
