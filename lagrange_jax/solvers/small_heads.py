@@ -25,7 +25,7 @@ from lagrange_jax.solvers.quadratic import NORM_TOLERANCE, STATIONARITY_TOLERANC
 from lagrange_jax.solvers.solution import HeadSolution, Status
 from lagrange_jax.statistics.spectrum import GRADED, Factor, Spectrum
 
-__all__ = ["solve_small_heads"]
+__all__ = ["Batch", "Minimiser", "solve_small_heads"]
 
 # Steps of the search for the multiplier: seldom more than 8.
 MOST_STEPS = 24
