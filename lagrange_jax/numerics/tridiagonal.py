@@ -4,8 +4,8 @@ The batch is the last axis: every step is one operation on all of its members, w
 library takes them one by one. What an eigendecomposition is asked for comes from the
 tridiagonal form in O(d): solutions of shifted systems, and the smallest eigenvalue.
 
-Sums run in loops. A CPU sums over a leading axis a tenth as fast, and the results of a
-loop are not computed again inside what uses them.
+Sums run in loops: on a CPU a sum over a leading axis is not vectorised, and what feeds
+an operation is computed again inside it for every entry, unless it comes from a loop.
 
 References:
   G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th ed., 2013, section 8.3.
@@ -29,7 +29,7 @@ __all__ = [
     "solve_shifted",
 ]
 
-# Covariances of features took 6 to 15; eigenvalues of many take more, and are cut off.
+# Ample for simple eigenvalues; towards one of many the bound only comes nearer.
 LAGUERRE_STEPS = 24
 
 
@@ -232,6 +232,6 @@ def _log_derivatives(diagonal, squares, shift):
         return (pivot, slope, bend, first, second, jnp.minimum(least, pivot)), None
 
     nothing, one = jnp.zeros_like(shift), jnp.ones_like(shift)
-    state = one, nothing, nothing, nothing, nothing, one * jnp.inf
+    state = one, nothing, nothing, nothing, nothing, jnp.full_like(shift, jnp.inf)
     (*_, first, second, least), _ = lax.scan(step, state, (diagonal, squares))
     return least > 0, first, second

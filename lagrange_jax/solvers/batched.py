@@ -14,10 +14,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from lagrange_jax.bounds import Relation
-from lagrange_jax.numerics.linalg import dot
 from lagrange_jax.solvers.small_heads import solve_small_heads
 from lagrange_jax.solvers.solution import HeadSolution
-from lagrange_jax.statistics.spectrum import eigenpairs
+from lagrange_jax.statistics.changes import rescaled
 
 __all__ = ["solve_batched"]
 
@@ -127,16 +126,8 @@ def _solve_rest(solve_one, problem, found, is_left):
     """Solves those that are left, some at a time; most batches have none."""
 
     def solve_afresh(spectrum, *rest):
-        # The spectrum's own eigenpairs would have to be there for all.
-        s, basis, resolution = eigenpairs(spectrum.covariance)
-        projections = dot(basis.T, spectrum.cross)
-        spectrum = spectrum._replace(
-            eigenvalues=s,
-            eigenvectors=basis,
-            resolution=resolution,
-            projections=projections,
-        )
-        return solve_one(spectrum, *rest)
+        # Decomposed here: the spectrum's own eigenpairs would have to be there for all.
+        return solve_one(rescaled(spectrum, jnp.ones_like(spectrum.mean_x)), *rest)
 
     def solve_some(state):
         found, is_left = state

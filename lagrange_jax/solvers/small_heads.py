@@ -27,7 +27,7 @@ from lagrange_jax.statistics.spectrum import GRADED, Factor, Spectrum
 
 __all__ = ["Batch", "Minimiser", "solve_small_heads"]
 
-# Steps of the search for the multiplier: seldom more than 8.
+# Steps of the search for the multiplier; who needs more is solved another way.
 MOST_STEPS = 24
 # Nearer to the pole, in units of eps, a tie-break has a say: a matter for eigenvectors.
 RESOLVED = 512

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lagrange_jax as lj
-from lagrange_jax.solvers import batched
+from lagrange_jax.solvers import batched, least_squares
 from lagrange_jax.solvers.small_heads import solve_small_heads
 from tests import problems
 
@@ -29,9 +29,35 @@ CASES = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def few_suffice(monkeypatch):
+def set_limit(monkeypatch):
+    """Sets a limit of the module; what was traced under another one is forgotten."""
+    traced: Any = least_squares._solve
+
+    def set_limit(name, value):
+        monkeypatch.setattr(batched, name, value)
+        traced.clear_cache()
+
+    yield set_limit
+    traced.clear_cache()
+
+
+@pytest.fixture
+def few_suffice(set_limit):
     """Batches of any size are solved together."""
-    monkeypatch.setattr(batched, "FEWEST_HEADS", 1)
+    set_limit("FEWEST_HEADS", 1)
+
+
+@pytest.fixture
+def solved_together(monkeypatch):
+    """Shapes of the targets of what is solved together."""
+    shapes = []
+
+    def spy(relation, spectrum, norm_sq):
+        shapes.append(spectrum.cross.shape)
+        return solve_small_heads(relation, spectrum, norm_sq)
+
+    monkeypatch.setattr(batched, "solve_small_heads", spy)
+    return shapes
 
 
 def batch_of_examples():
@@ -140,16 +166,8 @@ def test_whatever_is_wrong_is_told_as_of_one(few_suffice, x64):
     assert len(set(statuses)) == 7  # two are right
 
 
-def test_a_batch_of_batches_is_one_batch(x64, monkeypatch):
-    monkeypatch.setattr(batched, "FEWEST_HEADS", BATCH)
-    seen = []
-    real = solve_small_heads
-
-    def spy(relation, spectrum, norm_sq):
-        seen.append(spectrum.cross.shape)
-        return real(relation, spectrum, norm_sq)
-
-    monkeypatch.setattr(batched, "solve_small_heads", spy)
+def test_a_batch_of_batches_is_one_batch(x64, set_limit, solved_together):
+    set_limit("FEWEST_HEADS", BATCH)
     moments = jax.vmap(lj.compute_moments)(*batch_of_examples())
     norms = jnp.linspace(1, 2, BATCH)
     run = functools.partial(solve, per_output=False)
@@ -157,22 +175,25 @@ def test_a_batch_of_batches_is_one_batch(x64, monkeypatch):
     fold = functools.partial(jax.tree.map, lambda x: x.reshape(3, -1, *x.shape[1:]))
     nested = jax.jit(jax.vmap(jax.vmap(run)))(*fold((moments, norms)))
     chex.assert_trees_all_close(nested, fold(flat), rtol=1e-12)
-    assert set(seen) == {(BATCH, D, 2)}
+    assert set(solved_together) == {(BATCH, D, 2)}
 
 
-def test_slices_that_overlap_change_nothing(few_suffice, x64, monkeypatch):
+def test_slices_that_overlap_change_nothing(
+    few_suffice, x64, set_limit, solved_together
+):
     moments = jax.vmap(lj.compute_moments)(*batch_of_examples())
     run = functools.partial(solve, norm_sq=1.5, per_output=False)
     whole = jax.jit(jax.vmap(lambda m: run(m)))(moments)
-    monkeypatch.setattr(batched, "LANES", 7)
-    monkeypatch.setattr(batched, "GROUP", 4)
+    set_limit("LANES", 7)
+    set_limit("GROUP", 4)
     sliced = jax.jit(jax.vmap(lambda m: run(m)))(moments)
-    chex.assert_trees_all_close(whole, sliced, rtol=1e-12)
+    chex.assert_trees_all_close(whole, sliced, rtol=1e-10, atol=1e-12)
+    assert set(solved_together) == {(BATCH, D, 2), (7, D, 2)}
 
 
 @pytest.mark.parametrize("fewest", [1, 1000])
-def test_derivatives_are_those_of_each(x64, monkeypatch, fewest):
-    monkeypatch.setattr(batched, "FEWEST_HEADS", fewest)
+def test_derivatives_are_those_of_each(x64, set_limit, fewest):
+    set_limit("FEWEST_HEADS", fewest)
 
     def loss(data):
         bound = lj.constraints.fixed_norm(1.5)
