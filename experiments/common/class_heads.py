@@ -68,6 +68,7 @@ PROPAGATION = {
 
 FROM_DATA = {
     "unconstrained": lj.constraints.fixed_norm(1e9, relation="at_most"),
+    "loss_within_2": lj.loss_within(1.02),
     "loss_within_10": lj.loss_within(1.1),
     "loss_within_50": lj.loss_within(1.5),
     "gcv": lj.constraints.at_strength("gcv"),
@@ -114,6 +115,7 @@ _LABELS = {
     "kaiming_norm": "Kaiming gain",
     "exact_forward": "exact forward",
     "unconstrained": "no bound",
+    "loss_within_2": "loss within 2%",
     "loss_within_10": "loss within 10%",
     "loss_within_50": "loss within 50%",
     "gcv": "cross-validation (GCV)",

@@ -65,6 +65,7 @@ def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
         "kaiming": [[9.0, 5.0, 4.0], [9.0, 7.0, 6.0], [9.0, 8.0, 7.0]],
         "xavier": [[8.0, 4.0, 1.0], [8.0, 6.0, 3.0], [8.5, 7.0, 3.0]],
         "lecun": [[8.0, 4.0, 1.0], [8.0, 7.0, 6.5], [9.0, 7.0, 5.0]],
+        "zero_bias": [[9.0, 2.5, 3.0], [9.0, 4.5, 5.0], [9.0, 5.0, 6.0]],
     }
     table = results.make_table(
         {
@@ -77,6 +78,8 @@ def test_table_compares_seed_by_seed_and_never_averages_what_was_not_reached():
     assert cells["| Kaiming"][6:8] == ["2.00 ± 0.00", "0 ± 0"]
     assert cells["| Xavier"][6:8] == ["1.00 ± 0.00", "50 ± 0"]
     assert cells["| LeCun"][6:8] == ["not reached (1 of 3)"] * 2
+    against_zero = [cells[f"| {name}"][9] for name in ("Kaiming", "Xavier")]
+    assert against_zero == ["not reached (3 of 3)", "-50 ± 0"]
     # Student's t for 10, 11 and 12: 11 +- 4.303 / sqrt 3.
     assert cells["| Xavier"][-2] == "11.0 ± 2.5"
 
@@ -87,6 +90,34 @@ def test_savings_are_those_to_the_best_loss_of_the_reference_so_far():
     saved = course.savings(make_result(0, [8.0, 3.0, 2.0, 2.0, 2.0]), reference)
     needed = np.array([0.6, 0.6, 1.0, np.inf])
     np.testing.assert_allclose(saved[1:], 1 - needed / [1, 1, 3, 4])
+
+
+def test_savings_are_drawn_against_the_norm_by_kind_of_direction():
+    def heads(method, norm_sq, *curves):
+        some = [make_result(i, x, method) for i, x in enumerate(curves)]
+        return [one._replace(norm_sq=norm_sq) for one in some]
+
+    slow, fast, never = [9.0, 5.0, 4.0], [8.0, 4.0, 1.0], [9.0, 8.0, 7.0]
+    found = {
+        ("kaiming", 1.0): heads("kaiming", 2.0, slow, slow, slow),
+        ("lecun", 1.0): heads("lecun", 1.0, never, never, fast),
+        ("zero_bias", 1.0): heads("zero_bias", 0.0, fast, fast),
+        ("small_random", 1.0): heads("small_random", 0.1, fast, slow, fast),
+        ("unconstrained", 1.0): heads("unconstrained", 0.3, slow, slow, slow),
+    }
+    assert course.draw_mechanism(found, 1.0) is None
+    found["loss_within_50", 1.0] = heads("loss_within_50", 0.1, fast)
+    figure = course.draw_mechanism(found, 1.0)
+    assert figure is not None
+    saving, best = (
+        {x.get_label(): np.asarray(x.get_xydata()).tolist() for x in ax.lines}
+        for ax in figure.axes
+    )
+    assert saving["solved direction"] == [[0.1, 50.0], [0.3, 0.0]]
+    assert saving["random direction, best bias"] == [[0, 50], [0.1, 50]]
+    # What is not reached on two of three saves nothing in the median.
+    assert saving["random direction, bias zero"] == [[1, 0], [2, 0]]
+    assert best["random direction, bias zero"] == [[1, 7**0.5], [2, 2]]
 
 
 def test_a_stop_leaves_a_table_of_the_seeds_that_both_have():

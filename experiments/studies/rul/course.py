@@ -1,19 +1,36 @@
-"""How training goes on: what a start saves later, and how far layers have to go."""
+"""How training goes on: what a start saves, for how long, by which of its traits."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting
 from experiments.common.curves import epochs_to
-from experiments.studies.rul.methods import LABELS
-from experiments.studies.rul.results import REFERENCE, Result, Results, references
-from lagrange_jax.plots import plot_band
+from experiments.studies.rul.methods import BIAS_ONLY, LABELS, LAGRANGE
+from experiments.studies.rul.results import (
+    REFERENCE,
+    Result,
+    Results,
+    references,
+    saved,
+)
+from lagrange_jax.plots import COLOURS, plot_band
 
-__all__ = ["LAYERS", "draw_distances", "draw_horizon", "savings"]
+__all__ = ["LAYERS", "draw_distances", "draw_horizon", "draw_mechanism", "savings"]
 
 LAYERS = ("dense", *(f"convolution {i}" for i in range(1, 6)), "head")
 """The layers in the order of the record."""
+
+DIRECTIONS = {
+    "solved direction": tuple(x for x in LAGRANGE if not x.startswith("exact")),
+    "random direction, best bias": tuple(BIAS_ONLY),
+    "random direction, bias zero": ("orthogonal", "lecun", "xavier", "kaiming"),
+}
+"""Heads that differ in their norm alone; the exact form's solves another problem."""
 
 SHOWN = ("kaiming", "zero_bias", "small_random", "unconstrained", "loss_within_50")
 
@@ -92,3 +109,51 @@ def draw_distances(results: Results, scale: float) -> Figure:
         ax.set_ylabel("distance to the end")
     plotting.legend_below(figure, columns=2)
     return figure
+
+
+def draw_mechanism(results: Results, scale: float) -> Figure | None:
+    """What a start earns against the norm of its head, by where its direction is from.
+
+    A dot is a seed, and a line goes through the medians. What is never reached saves
+    nothing. None where a kind of direction has fewer than two norms.
+    """
+    reference = references(results, scale)
+    by_kind = {
+        kind: [
+            [x for x in results[method, scale] if x.seed in reference]
+            for method in methods
+            if (method, scale) in results
+        ]
+        for kind, methods in DIRECTIONS.items()
+    }
+    if any(len(heads) < 2 for heads in by_kind.values()):
+        return None
+
+    def saving(one: Result) -> float:
+        return max(saved(one, reference[one.seed]), 0.0)
+
+    def best(one: Result) -> float:
+        return float(one.validation.min() ** 0.5)
+
+    figure, axes = plotting.make_axes(1, 2, size=(4.8, 3.8))
+    for ax, value in zip(axes.flat, (saving, best), strict=True):
+        ax.set_xscale("symlog", linthresh=1e-2)
+        for number, (kind, heads) in enumerate(by_kind.items()):
+            groups = [[(x.norm_sq, value(x)) for x in some] for some in heads]
+            _plot_medians(ax, groups, label=kind, color=COLOURS[number])
+        ax.set_xlabel("squared norm of the head")
+    axes[0, 0].set(ylabel=f"saving against {LABELS[REFERENCE]}, %", ylim=(-3, 100))
+    axes[0, 1].set(ylabel="best validation RMSE in cycles", yscale="log")
+    plotting.plain_log_ticks(axes[0, 1], (12, 15, 20, 25, 30))
+    plotting.legend_below(figure, columns=3)
+    return figure
+
+
+def _plot_medians(
+    ax: Axes, groups: Sequence[Sequence[tuple[float, float]]], **style: Any
+) -> None:
+    """Draws groups of points, and a line through the median of each."""
+    middles = sorted(tuple(np.median(group, axis=0)) for group in groups)
+    ax.plot(*zip(*middles, strict=True), **style)
+    for group in groups:
+        ax.plot(*zip(*group, strict=True), ".", color=style["color"], alpha=0.5)

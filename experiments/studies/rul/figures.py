@@ -8,7 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting, record
-from experiments.studies.rul.course import draw_distances, draw_horizon
+from experiments.studies.rul.course import (
+    draw_distances,
+    draw_horizon,
+    draw_mechanism,
+)
 from experiments.studies.rul.methods import BASELINES, BIAS_ONLY, LABELS
 from experiments.studies.rul.results import Results, make_table, read_results
 from experiments.studies.rul.signal import draw_gains, gain_table
@@ -153,6 +157,9 @@ def draw(folder: Path) -> str:
     plotting.save_figure(draw_trajectories(results), folder / "weights.png")
     scale = _scales(results)[0]
     plotting.save_figure(draw_horizon(results, scale), folder / "horizon.png")
+    mechanism = draw_mechanism(results, scale)
+    if mechanism is not None:
+        plotting.save_figure(mechanism, folder / "mechanism.png")
     if all(x.distance.size for some in results.values() for x in some):
         plotting.save_figure(draw_distances(results, scale), folder / "distance.png")
     if "landscape/norm_sq" in record.read_arrays(folder):

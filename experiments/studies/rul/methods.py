@@ -7,10 +7,20 @@ import lagrange_jax as lj
 from experiments.common.methods import both_relations, optimal_bias, relation_label
 from lagrange_jax.constraints import variance_scaling
 
-__all__ = ["BASELINES", "BIAS_ONLY", "LABELS", "MAIN", "METHODS", "STANDARDIZED"]
+__all__ = [
+    "BASELINES",
+    "BIAS_ONLY",
+    "LABELS",
+    "LAGRANGE",
+    "MAIN",
+    "METHODS",
+    "STANDARDIZED",
+]
 
 TANH_GAIN = 5 / 3
 """The gain usual for tanh layers, for the constraint of Kaiming's form."""
+
+NO_BOUND = lj.constraints.fixed_norm(1e9, relation="at_most")
 
 BASELINES = {
     "kaiming": lj.chain(lj.reinitialize(initializers.he_normal())),
@@ -49,6 +59,8 @@ BIAS_ONLY = {
         lj.reinitialize(initializers.he_normal()), optimal_bias(keep_kernel=True)
     ),
     "small_random": _random_of_the_norm(lj.loss_within(1.5)),
+    "random_no_bound": _random_of_the_norm(NO_BOUND),
+    "random_forward": _random_of_the_norm(variance_scaling()),
 }
 """The kernel is not solved for; the bias is where the data want it."""
 
@@ -64,7 +76,7 @@ def _relations(name, constraint, **options):
 
 
 LAGRANGE = {
-    "unconstrained": _lagrange(lj.constraints.fixed_norm(1e9, relation="at_most")),
+    "unconstrained": _lagrange(NO_BOUND),
     **_relations("forward", variance_scaling),
     **_relations("backward", variance_scaling, mode="fan_out"),
     **_relations("glorot", variance_scaling, mode="fan_avg"),
@@ -93,6 +105,8 @@ _NAMES = {
     "kaiming_standardized": "Kaiming, standardised targets",
     "zero_bias": "zero head, bias at the mean",
     "small_random": "random, norm of loss within 50%",
+    "random_no_bound": "random, norm of no bound",
+    "random_forward": "random, norm of forward =",
     "kaiming_bias": "Kaiming, optimal bias",
     "unconstrained": "Lagrange, no bound",
     "forward": "Lagrange, forward",

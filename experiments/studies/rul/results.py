@@ -13,10 +13,13 @@ from experiments.common.curves import epochs_to
 from experiments.common.tables import interval, markdown
 from experiments.studies.rul.methods import LABELS, METHODS
 
-__all__ = ["REFERENCE", "Result", "make_table", "read_results", "references"]
+__all__ = ["REFERENCE", "Result", "make_table", "read_results", "references", "saved"]
 
 REFERENCE = "kaiming"
 """The baseline whose best validation loss is the target for all."""
+
+ONE_LINE = "zero_bias"
+"""The baseline that costs nothing."""
 
 RANDOM = ("kaiming", "xavier", "lecun", "orthogonal")
 """Random heads, of which the best on a seed is a stronger baseline."""
@@ -115,14 +118,16 @@ def _needed(one: Result, reference: Result) -> float:
     return epochs_to(reference.validation.min(), one.epochs, one.validation)
 
 
-def _saved(one: Result, reference: Result) -> float:
-    """The share of the reference's epochs that is saved, in percent."""
+def saved(one: Result, reference: Result) -> float:
+    """Returns the share of the reference's epochs to its best that is saved, in %."""
     return 100 * (1 - _needed(one, reference) / _needed(reference, reference))
 
 
-def references(results: Results, scale: float) -> dict[int, Result]:
-    """Returns the reference's results by seed; a stop may have left some out."""
-    return {x.seed: x for x in results.get((REFERENCE, scale), [])}
+def references(
+    results: Results, scale: float, method: str = REFERENCE
+) -> dict[int, Result]:
+    """Returns a baseline's results by seed; a stop may have left some out."""
+    return {x.seed: x for x in results.get((method, scale), [])}
 
 
 def _best_random(results: Results, scale: float) -> dict[int, Result]:
@@ -161,10 +166,11 @@ def _cells(results: Results, some: Sequence[Result], scales: Sequence[float]):
     yield over_seeds(lambda x: x.train[0] ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[0] ** 0.5, ".1f")
     yield _compare(_needed, some, reference, ".2f")
-    yield _compare(_saved, some, reference, ".0f")
-    yield _compare(_saved, some, _best_random(results, some[0].scale), ".0f")
+    yield _compare(saved, some, reference, ".0f")
+    yield _compare(saved, some, _best_random(results, some[0].scale), ".0f")
+    yield _compare(saved, some, references(results, some[0].scale, ONE_LINE), ".0f")
     if len(scales) > 1:
-        yield _compare(_saved, some, _best_references(results, scales), ".0f")
+        yield _compare(saved, some, _best_references(results, scales), ".0f")
     yield over_seeds(lambda x: x.validation.min() ** 0.5, ".1f")
     yield over_seeds(lambda x: x.validation[-1] ** 0.5, ".1f")
     ends = [x.validation[-1] ** 0.5 for x in some]
@@ -212,6 +218,7 @@ def _header(scales: Sequence[float]) -> list[str]:
         f"epochs to {LABELS[REFERENCE]}'s best validation loss",
         "saving, %",
         "saving against the seed's best random head, %",
+        f"saving against the {LABELS[ONE_LINE]}, %",
         *(both if len(scales) > 1 else []),
         "best validation RMSE",
         "validation RMSE at the end",
