@@ -240,8 +240,26 @@ def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
     return figure
 
 
+def draw_ends(runs: dict[str, dict[int, Run]]) -> Figure:
+    """Test accuracy at the end against that before training, a dot a seed."""
+    figure, axes = plotting.make_axes(size=(5.6, 5.6))
+    ax = axes[0, 0]
+    for head, by_seed in runs.items():
+        first, last = (
+            [100 * run.row[field] for run in by_seed.values()]
+            for field in ("initial_test_accuracy", "test_accuracy")
+        )
+        marker = "s" if head in RANDOM else "o"
+        colour = plotting.colour_of(head, list(runs))
+        ax.plot(first, last, marker, ms=5, color=colour, label=_label(head))
+    ax.set_xlabel("test accuracy before training, %")
+    ax.set_ylabel("test accuracy at the end, %")
+    plotting.legend_below(figure, columns=1)
+    return figure
+
+
 def draw(folder: Path) -> str:
-    """Draws the curves into the run folder.
+    """Draws all figures into the run folder.
 
     Args:
       folder: a run folder.
@@ -253,6 +271,7 @@ def draw(folder: Path) -> str:
     runs = best_runs(folder)
     if runs:
         plotting.save_figure(draw_curves(runs), folder / "curves.png")
+        plotting.save_figure(draw_ends(runs), folder / "ends.png")
     table = make_table(folder) + make_shift_tables(folder)
     (folder / "table.md").write_text(table)
     return table
