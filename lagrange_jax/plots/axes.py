@@ -7,7 +7,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 __all__ = ["COLOURS", "MARKERS", "plain_log_axes"]
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#000000", "#8C6D31"),
+)
 """Colours of lines, in order."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

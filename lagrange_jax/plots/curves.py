@@ -15,6 +15,9 @@ from lagrange_jax.strengths.best import best_strength
 
 __all__ = ["mean_interval", "plot_band", "plot_strength_map"]
 
+FEWEST_OF_A_BAND = 5
+"""A t-interval of fewer is as wide as the picture."""
+
 
 def mean_interval(
     values: ArrayLike, axis: int = 0, level: float = 0.95
@@ -42,7 +45,7 @@ def plot_band(
 ) -> Line2D:
     """Draws the mean of several curves with its 95% band.
 
-    One curve has no band. Two say too little for an interval: their band spans them.
+    Fewer than five curves say too little for an interval: each is drawn instead, thin.
 
     Args:
       axes: where to draw.
@@ -54,12 +57,14 @@ def plot_band(
     Returns:
       The line of the mean.
     """
+    curves = np.asarray(curves)
     mean, half = mean_interval(curves)
-    low, high = mean - half, mean + half
-    if len(np.asarray(curves)) < 3:
-        low, high = np.min(curves, 0), np.max(curves, 0)
     (line,) = axes.plot(x, mean, label=label, **kwargs)
-    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, lw=0)
+    color = line.get_color()
+    if len(curves) >= FEWEST_OF_A_BAND:
+        axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.18, lw=0)
+    elif len(curves) > 1:
+        axes.plot(x, curves.T, color=color, alpha=0.4, lw=0.8)
     return line
 
 

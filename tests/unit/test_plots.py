@@ -53,12 +53,18 @@ def test_one_value_has_no_interval():
     assert np.isnan(plots.mean_interval([[1.0]])[1]).all()
 
 
-def test_band_spans_two_curves(axes):
-    line: Any = plots.plot_band(axes, [0, 1], [[1.0, 2.0], [3.0, 6.0]], label="two")
+def test_five_curves_have_a_band_and_fewer_are_drawn_each(axes):
+    curves = [[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [1.5, 3.0], [2.5, 5.0]]
+    line: Any = plots.plot_band(axes, [0, 1], curves[:2], label="two")
     np.testing.assert_allclose(line.get_ydata(), [2, 4])
-    band: Any = axes.collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == 1 and band[:, 1].max() == 6
+    drawn = [np.asarray(one.get_ydata()).tolist() for one in axes.lines[1:]]
+    assert drawn == curves[:2] and not axes.collections
     assert axes.get_legend_handles_labels()[1] == ["two"]
+    plots.plot_band(axes, [0, 1], curves)
+    band: Any = axes.collections[0].get_paths()[0].vertices
+    half = stats.t.ppf(0.975, 4) * stats.sem([1.0, 3.0, 2.0, 1.5, 2.5])
+    np.testing.assert_allclose([band[:, 1].min(), band[0, 1]], [2 - half] * 2)
+    assert len(axes.lines) == 4
 
 
 def test_landscape_has_its_least_loss_at_least_squares(axes, spectrum):

@@ -58,9 +58,8 @@ def draw_curves(trained: dict[str, list[Trained]]) -> Figure:
                 linestyle="--" if head in RANDOM else "-",
             )
         ax.set_xlabel("epochs")
-    ends = [x.validation_loss[-1].min() for some in trained.values() for x in some]
-    axes[0, 0].set(ylabel="validation cross-entropy", ylim=(0.9 * min(ends), None))
-    axes[0, 0].set_ylim(0.97 * min(ends), 2.2 * min(ends))
+    axes[0, 0].set(ylabel="validation cross-entropy", yscale="log")
+    plotting.plain_log_ticks(axes[0, 0], (1, 1.2, 1.5, 2, 2.5, 3, 4, 5))
     ends = [100 * x.test_accuracy.max() for some in trained.values() for x in some]
     axes[0, 1].set(ylabel="test accuracy, %", ylim=(0.7 * max(ends), 1.02 * max(ends)))
     plotting.legend_below(figure, columns=2)
@@ -75,15 +74,15 @@ def _draw_norm(ax: Axes, folder: Path, measure: str, factor: float) -> None:
     rows = {row["name"]: row for row in record.read_rows(folder)}
     for part, (label, colour) in PARTS.items():
         field, style = f"{part}_{measure}", {"color": colour, "ms": 4}
-        if f"path/{field}" in arrays:
-            curve = arrays["path/norm_sq"], factor * arrays[f"path/{field}"]
-            ax.plot(*curve, "-o", label=f"Lagrangian heads, {label}", **style)
         heads = [row for name, row in rows.items() if name.startswith("head/ce_")]
         logistic = [row for row in rows.values() if row["kind"] == "logistic"]
-        for some, marker, name in ((heads, "s", "solved"), (logistic, "x", "sklearn")):
-            norms = [row["norm_sq"] for row in some]
-            values = [factor * row[field] for row in some]
-            ax.plot(norms, values, marker, ls="", label=f"{name}, {label}", **style)
+        path = [arrays.get(f"path/{name}", ()) for name in ("norm_sq", field)]
+        solved = [(row["norm_sq"], row[field]) for row in heads]
+        solved = sorted([*zip(*path, strict=True), *solved])
+        others = [(row["norm_sq"], row[field]) for row in logistic]
+        for points, line, name in ((solved, "-o", "solved"), (others, "x", "sklearn")):
+            norms, values = np.reshape(points, (-1, 2)).T
+            ax.plot(norms, factor * values, line, label=f"{name}, {label}", **style)
     if "head/ce_chosen/0" in rows:
         norm_sq = rows["head/ce_chosen/0"]["norm_sq"]
         ax.axvline(norm_sq, color="0.5", ls="--", label="cross-validated norm")
@@ -124,9 +123,11 @@ def draw_first_step(folder: Path) -> Figure:
     colours = ["#D55E00" if "scikit" in label else "#0072B2" for label in bars]
     drawn = ax.barh(list(bars), list(bars.values()), color=colours)
     ax.bar_label(drawn, fmt="%.1f", padding=3, fontsize="small")
-    ax.axvline(PAPER_ACCURACY, color="0.4", ls="--", lw=1)
-    ax.set_xlabel("test accuracy before training, % (dashed: 53)")
     ax.invert_yaxis()
+    label = f"{PAPER_ACCURACY:g}, which the paper reports of its ResNets"
+    ax.axvline(PAPER_ACCURACY, color="0.4", ls="--", lw=1, label=label)
+    ax.set_xlabel("test accuracy before training, %")
+    plotting.legend_below(figure, columns=1)
     return figure
 
 

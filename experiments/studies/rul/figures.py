@@ -1,7 +1,9 @@
 """Figures of the RUL study, drawn from the record alone."""
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ from experiments.studies.rul.course import (
 from experiments.studies.rul.methods import BASELINES, BIAS_ONLY, LABELS
 from experiments.studies.rul.results import Results, make_table, read_results
 from experiments.studies.rul.signal import draw_gains, gain_table
-from lagrange_jax.plots import plain_log_axes, plot_band
+from lagrange_jax.plots import COLOURS, plain_log_axes, plot_band
 
 __all__ = ["draw"]
 
@@ -25,6 +27,16 @@ IN_CURVES = (
     *("forward_equality", "backward_equality", "loss_within_50"),
     "small_random",
 )
+LANDSCAPE: dict[str, tuple[str, dict[str, Any]]] = {
+    "train": ("training windows", {"color": COLOURS[0]}),
+    "validation": ("validation windows", {"color": COLOURS[1]}),
+    "train_sum_zero": (
+        "training windows, weights add up to 0",
+        {"color": COLOURS[0], "ls": "--"},
+    ),
+}
+"""What is drawn against the norm: name in the record, label and style."""
+
 IN_TRAJECTORIES = ("kaiming", "forward_equality", "backward_equality", "unconstrained")
 
 
@@ -61,17 +73,18 @@ def draw_curves(results: Results) -> Figure:
                 color=plotting.colour_of(method, IN_CURVES),
                 linestyle=_style(method),
             )
-        ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(11, 110))
-        plotting.plain_log_ticks(ax, (12, 15, 20, 30, 50, 100))
+        ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(9.5, 110))
+        plotting.plain_log_ticks(ax, (10, 12, 15, 20, 30, 50, 100))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
     plotting.legend_below(figure, columns=4 if len(scales) > 1 else 1)
     return figure
 
 
 def draw_trajectories(results: Results) -> Figure:
-    """All weights of the head through training, first seed."""
+    """All weights of the head through training, first seed, on one scale for all."""
     scales = _scales(results)
     methods = _methods(results, IN_TRAJECTORIES, scales[0])
+    ticks = (-10, -1, -0.1, 0, 0.1, 1, 10)
     columns = max(len(methods), 1)
     figure, axes = plotting.make_axes(len(scales), columns, size=(3.4, 2.8))
     for row, scale in zip(axes, scales, strict=True):
@@ -84,62 +97,85 @@ def draw_trajectories(results: Results) -> Figure:
             ax.plot(first.epochs, weights, color="#0072B2", lw=0.5, alpha=0.5)
             ax.plot(first.epochs, weights.mean(1), color="#D55E00", lw=1.5)
             ax.set_title(f"{LABELS[method]}\n{_title(scale)}", fontsize="medium")
+            ax.set_yscale("symlog", linthresh=0.1)
+            ax.set_ylim(-20, 20)  # the same for all: norms differ a thousandfold
+            ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         row[0].set_ylabel("head weights")
     for ax in axes[-1]:
         ax.set_xlabel("epochs")
     return figure
 
 
-def _mark_heads(ax: Axes, results: Results, scale: float) -> None:
-    """Puts each solved head on the curve, labelled above; equal heads share a dot."""
-    labels: dict[tuple[float, float], list[str]] = {}
+Heads = dict[tuple[float, float], list[str]]
+"""Labels of the solved heads by squared norm and error; equal ones are together."""
+
+
+def _solved_heads(results: Results, scale: float) -> Heads:
+    labels: Heads = {}
     for (method, s), some in results.items():
         if s == scale and np.isfinite(some[0].multiplier):
             place = some[0].norm_sq, some[0].train[0] ** 0.5
             same = [p for p in labels if np.allclose(p, place, rtol=0.2)]
             labels.setdefault(same[0] if same else place, []).append(LABELS[method])
-    for (norm_sq, error), names in labels.items():
+    return labels
+
+
+def _mark_heads(ax: Axes, heads: Heads) -> None:
+    """Puts each head on the curve, labelled above, or below where the curve is high."""
+    highest = 2 * min((error for _, error in heads), default=0)
+    for (norm_sq, error), names in heads.items():
         ax.plot(norm_sq, error, "o", color="black", ms=4)
-        short = [name.removeprefix("Lagrange, ") for name in names]
-        if len(short) > 3:
-            short = [short[0], f"{len(short) - 1} more"]
+        names = [name.removeprefix("Lagrange, ") for name in names]
+        label, up = ", ".join(names), error < highest
+        if len(label) > 20:
+            label = f"{names[0]}, {len(names) - 1} more"
         ax.annotate(
-            ", ".join(short),
+            label,
             (norm_sq, error),
-            xytext=(0, 9),
+            xytext=(0, 9 if up else -9),
             textcoords="offset points",
             rotation=90,
             ha="center",
+            va="bottom" if up else "top",
             fontsize="x-small",
         )
-    norms = [norm_sq for norm_sq, _ in labels]
-    if norms:
-        ax.set_xlim(min(norms) / 4, max(norms) * 8)
 
 
 def draw_norms(results: Results, folder: Path) -> Figure:
-    """Loss of the optimal head against its norm, with the methods' heads on it."""
+    """Loss of the optimal head against its norm, with the methods' heads on it.
+
+    Target scales on which heads of the same norms are solved for share one panel.
+    """
     arrays = record.read_arrays(folder)
-    norm_sq, train, validation = (
-        arrays[f"landscape/{name}"] for name in ("norm_sq", "train", "validation")
-    )
-    scales = _scales(results)
+    heads = {scale: _solved_heads(results, scale) for scale in _scales(results)}
+    in_cycles = {  # what does not depend on the scale
+        tuple(np.round(np.log([n * scale**2 for n, _ in sorted(labels)]), 1)): scale
+        for scale, labels in reversed(heads.items())
+    }
+    scales = sorted(in_cycles.values(), reverse=True)
     figure, axes = plotting.make_axes(1, len(scales), size=(6.0, 4.0))
     for ax, scale in zip(axes.flat, scales, strict=True):
-        norms = norm_sq / scale**2
-        ax.plot(norms, train**0.5, color="#0072B2", label="training windows")
-        ax.plot(norms, validation**0.5, color="#D55E00", label="validation windows")
-        if "landscape/train_sum_zero" in arrays:
-            sum_zero = arrays["landscape/train_sum_zero"] ** 0.5
-            label = "training windows, weights add up to 0"
-            ax.plot(norms, sum_zero, "--", color="#0072B2", label=label)
-        _mark_heads(ax, results, scale)
-        ax.set(title=_title(scale), xlabel="squared norm of the head", xscale="log")
-        ax.set_yscale("log")
-        plain_log_axes(ax)
+        _draw_landscape(ax, arrays, heads[scale], scale)
+        ax.set_title(_title(scale))
     axes.flat[0].set_ylabel("RMSE before training, cycles")
-    axes.flat[0].legend(frameon=False, fontsize="small", loc="upper left")
+    plotting.legend_below(figure, columns=3)
     return figure
+
+
+def _draw_landscape(
+    ax: Axes, arrays: Mapping[str, np.ndarray], heads: Heads, scale: float
+) -> None:
+    norms = arrays["landscape/norm_sq"] / scale**2
+    shown = [norm_sq for norm_sq, _ in heads] or norms
+    shown = (norms > min(shown) / 4) & (norms < max(shown) * 4)
+    for name, (label, style) in LANDSCAPE.items():
+        if f"landscape/{name}" in arrays:
+            errors = arrays[f"landscape/{name}"] ** 0.5
+            ax.plot(norms[shown], errors[shown], label=label, **style)
+    ax.set(xlabel="squared norm of the head", xscale="log", yscale="log")
+    ax.set_ylim(top=1.8 * max(ax.get_ylim()))  # room for the labels
+    _mark_heads(ax, heads)
+    plain_log_axes(ax)
 
 
 def draw(folder: Path) -> str:
