@@ -24,14 +24,20 @@ def colour_of(name: str, names: Sequence[str]) -> str:
 
 
 def make_axes(
-    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (4.0, 3.2)
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] = (4.0, 3.2),
+    compared: bool = False,
 ) -> tuple[Figure, np.ndarray]:
     """Returns a figure and its axes `[rows, columns]`, each of `size` inches.
 
-    Three axes side by side are still readable in a column of text.
+    Three axes side by side are still readable in a column of text. Those to be
+    compared have one y axis a row.
     """
     figure = Figure((size[0] * columns, size[1] * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    sharey = "row" if compared else False
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="0.9", linewidth=0.6)

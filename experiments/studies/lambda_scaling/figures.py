@@ -26,6 +26,9 @@ __all__ = ["draw"]
 BLUE, RED, GREEN = "#0072B2", "#D55E00", "#009E73"
 BEST, EXAMPLES = r"best strength $\lambda^*$", "examples $N$"
 
+THESIS_BEST = 2e-3
+"""What the thesis reports at N = 3,240."""
+
 Found = dict[str, Curves]
 
 
@@ -75,9 +78,9 @@ def draw_errors(found: Found) -> Figure:
             ms=3,
             capsize=2,
         )
-    ax.axvline(
-        curves.strengths[curves.validation[:, -1].mean(-1).argmin()], color="0.6"
-    )
+    best = curves.strengths[curves.validation[:, -1].mean(-1).argmin()]
+    ax.axvline(best, color="0.6", label="best here")
+    ax.axvline(THESIS_BEST, color="0.6", ls="--", label="best in the thesis")
     ax.set(xscale="log", xlabel=r"strength $\lambda$", ylabel="cross-entropy")
     ax.set_title(f"N = {curves.sizes[-1]}")
     ax.legend(frameon=False)
@@ -88,8 +91,13 @@ def draw_first(found: Found) -> Figure:
     """The thesis's figure 2: best strength against N, linear and logarithmic."""
     curves = found["protocol/first"]
     figure, axes = plotting.make_axes(1, 2)
+    law = fit_law(curves, "thesis")
+    edge = np.isclose(law.strength, curves.strengths[-1], rtol=1e-5)
     for ax, log in zip(axes[0], (False, True), strict=True):
-        _plot_law(ax, curves.sizes, fit_law(curves, "thesis"), "L2", BLUE)
+        _plot_law(ax, curves.sizes, law, "L2", BLUE)
+        where = curves.sizes[edge], law.strength[edge]
+        style = {"color": BLUE, "mfc": "white", "ms": 4, "zorder": 3}
+        ax.plot(*where, "o", label="at the end of the strengths", **style)
         _finish(ax, "logarithmic" if log else "linear", log=log)
     axes[0, 0].set_ylabel(BEST)
     return figure
@@ -98,7 +106,7 @@ def draw_first(found: Found) -> Figure:
 def draw_scales(found: Found) -> Figure:
     """The thesis's figure 3: initial variance scaled, all rules of averaging."""
     names = [x for x in found if x.startswith("protocol/scale")]
-    figure, axes = plotting.make_axes(1, len(names))
+    figure, axes = plotting.make_axes(1, len(names), compared=True)
     for ax, name in zip(axes[0], names, strict=True):
         curves = found[name]
         _plot_law(ax, curves.sizes, fit_law(curves, "thesis"), "thesis's rule", BLUE)
@@ -176,7 +184,7 @@ def draw_heads(found: Found) -> Figure:
     cases = {tuple(name.split()): x for name, x in paired_heads(found).items()}
     heads = list(dict.fromkeys(head for head, _ in cases))
     scales = list(dict.fromkeys(scale for _, scale in cases))
-    figure, axes = plotting.make_axes(2, len(scales))
+    figure, axes = plotting.make_axes(2, len(scales), compared=True)
     for (head, scale), curves in cases.items():
         above, below = axes[:, scales.index(scale)]
         colour = plotting.colour_of(head, heads)
