@@ -2,7 +2,7 @@
 
 On one core with AVX-512 a training step of 512 windows takes 75 ms, so an epoch of
 FD001 about 2.3 s with its two evaluations (FD002 5.8 s, FD003 2.7 s, FD004 6.8 s).
-`full()` has 24 methods, 2 target scales, 5 seeds and 10 epochs: about an hour.
+`full()` has 26 methods, 2 target scales, 5 seeds and 10 epochs: about an hour.
 A row is recorded as soon as it is trained, and a stopped run resumes.
 """
 
