@@ -38,6 +38,11 @@ class Run(NamedTuple):
     train_loss: np.ndarray
 
 
+IN_CURVES = (
+    *("kaiming", "xavier", "zeros", "exact_forward_equality/standardized"),
+    *("ce_chosen", "probed/zeros", "resolved/ce_chosen", "resolved_every_5/ce_chosen"),
+)
+
 _WAYS = {
     "": "",
     PROBED: ", probed by training first",
@@ -219,6 +224,7 @@ def make_shift_tables(folder: Path) -> str:
 def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
     """Loss and accuracy of the images held out, and the training loss."""
     figure, axes = plotting.make_axes(1, 3, size=(4.2, 4.0))
+    runs = {head: runs[head] for head in IN_CURVES if head in runs}
     panels = (
         ("validation_loss", "validation cross-entropy", 1.0),
         ("validation_accuracy", "validation accuracy, %", 100.0),
@@ -230,7 +236,7 @@ def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
             first = 1 if field == "train_loss" else 0
             curves = [factor * getattr(run, field)[first:] for run in some]
             style = {
-                "color": plotting.colour_of(head, list(runs)),
+                "color": plotting.colour_of(head, IN_CURVES),
                 "linestyle": "--" if head in RANDOM else "-",
             }
             epochs = some[0].epochs[first:]
