@@ -242,6 +242,9 @@ def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
             epochs = some[0].epochs[first:]
             plot_band(ax, epochs, curves, label=_label(head), **style)
         ax.set(xlabel="epochs of fine-tuning", ylabel=label)
+        if field.endswith("loss"):
+            ax.set_yscale("log")
+            plotting.plain_log_ticks(ax, (1, 1.5, 2, 2.5, 3, 4, 5, 10, 20))
     plotting.legend_below(figure, columns=3)
     return figure
 
