@@ -118,14 +118,11 @@ def draw_mechanism(results: Results, scale: float) -> Figure | None:
     nothing. None where a kind of direction has fewer than two norms.
     """
     reference = references(results, scale)
-    by_kind = {
-        kind: [
-            [x for x in results[method, scale] if x.seed in reference]
-            for method in methods
-            if (method, scale) in results
-        ]
-        for kind, methods in DIRECTIONS.items()
-    }
+    by_kind = {}
+    for kind, methods in DIRECTIONS.items():
+        heads = [results.get((method, scale), []) for method in methods]
+        heads = [[x for x in some if x.seed in reference] for some in heads]
+        by_kind[kind] = [some for some in heads if some]
     if any(len(heads) < 2 for heads in by_kind.values()):
         return None
 
