@@ -90,6 +90,7 @@ def test_savings_are_those_to_the_best_loss_of_the_reference_so_far():
     saved = course.savings(make_result(0, [8.0, 3.0, 2.0, 2.0, 2.0]), reference)
     needed = np.array([0.6, 0.6, 1.0, np.inf])
     np.testing.assert_allclose(saved[1:], 1 - needed / [1, 1, 3, 4])
+    assert np.isnan(results.saved(reference, make_result(0, [1.0, 2.0])))
 
 
 def test_savings_are_drawn_against_the_norm_by_kind_of_direction():

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.common import plotting
-from experiments.common.curves import epochs_to
 from experiments.studies.rul.methods import BIAS_ONLY, LABELS, LAGRANGE
 from experiments.studies.rul.results import (
     REFERENCE,
@@ -41,13 +40,12 @@ def savings(result: Result, reference: Result) -> Float[np.ndarray, " m"]:
     At a horizon the target is the best validation loss of the reference so far. It is
     minus infinity where the target was never reached, and NaN at the start.
     """
-    saved = [np.nan]
+    shares = [np.nan]
     for end in range(2, len(reference.epochs) + 1):
-        target = reference.validation[:end].min()
-        needed = epochs_to(target, result.epochs, result.validation)
-        own = epochs_to(target, reference.epochs, reference.validation)
-        saved.append(1 - needed / own if own > 0 else np.nan)
-    return np.array(saved)
+        epochs, validation = reference.epochs[:end], reference.validation[:end]
+        so_far = reference._replace(epochs=epochs, validation=validation)
+        shares.append(saved(result, so_far) / 100)
+    return np.array(shares)
 
 
 def _shown(results: Results, scale: float) -> list[str]:

@@ -119,8 +119,12 @@ def _needed(one: Result, reference: Result) -> float:
 
 
 def saved(one: Result, reference: Result) -> float:
-    """Returns the share of the reference's epochs to its best that is saved, in %."""
-    return 100 * (1 - _needed(one, reference) / _needed(reference, reference))
+    """Returns the share of the reference's epochs to its best that is saved, in %.
+
+    Minus infinity where that is never reached, NaN where the reference begins with it.
+    """
+    own = _needed(reference, reference)
+    return 100 * (1 - _needed(one, reference) / own) if own > 0 else float("nan")
 
 
 def references(
