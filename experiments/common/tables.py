@@ -12,11 +12,11 @@ __all__ = ["interval", "markdown"]
 def interval(values: Sequence[float], form: str) -> str:
     """Mean and 95% t-interval over seeds, both values where there are but two.
 
-    Never a mean over what was not reached.
+    Never a mean over what was not reached, or is not a number.
     """
-    missed = sum(not np.isfinite(x) for x in values)
-    if missed:
-        return f"not reached ({missed} of {len(values)})"
+    for word, is_missing in (("not reached", np.isinf), ("NaN", np.isnan)):
+        if missing := int(np.sum(is_missing(values))):
+            return f"{word} ({missing} of {len(values)})"
     if len(values) < 3:
         return " / ".join(_number(value, form) for value in values)
     mean, half = mean_interval(values)

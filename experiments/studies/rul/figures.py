@@ -60,7 +60,7 @@ def _style(method: str) -> str:
 def draw_curves(results: Results) -> Figure:
     """Validation error against epochs, mean over seeds with its 95% band."""
     scales = _scales(results)
-    figure, axes = plotting.make_axes(1, len(scales), size=(5.0, 4.2))
+    figure, axes = plotting.make_axes(1, len(scales), size=(5.0, 4.2), compared=True)
     for ax, scale in zip(axes.flat, scales, strict=True):
         for method in _methods(results, IN_CURVES, scale):
             some = results[method, scale]
@@ -73,8 +73,8 @@ def draw_curves(results: Results) -> Figure:
                 color=plotting.colour_of(method, IN_CURVES),
                 linestyle=_style(method),
             )
-        ax.set(title=_title(scale), xlabel="epochs", yscale="log", ylim=(9.5, 110))
-        plotting.plain_log_ticks(ax, (10, 12, 15, 20, 30, 50, 100))
+        ax.set(title=_title(scale), xlabel="epochs", yscale="log")
+    plotting.plain_log_ticks(axes.flat[0], (8, 10, 12, 15, 20, 30, 50, 100, 200))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
     plotting.legend_below(figure, columns=4 if len(scales) > 1 else 1)
     return figure
@@ -85,6 +85,8 @@ def draw_trajectories(results: Results) -> Figure:
     scales = _scales(results)
     methods = _methods(results, IN_TRAJECTORIES, scales[0])
     ticks = (-10, -1, -0.1, 0, 0.1, 1, 10)
+    shown = [x for x in itertools.product(methods, scales) if x in results]
+    largest = max((abs(results[x][0].head[:, :-1]).max() for x in shown), default=1)
     columns = max(len(methods), 1)
     figure, axes = plotting.make_axes(len(scales), columns, size=(3.4, 2.8))
     for row, scale in zip(axes, scales, strict=True):
@@ -98,7 +100,7 @@ def draw_trajectories(results: Results) -> Figure:
             ax.plot(first.epochs, weights.mean(1), color="#D55E00", lw=1.5)
             ax.set_title(f"{LABELS[method]}\n{_title(scale)}", fontsize="medium")
             ax.set_yscale("symlog", linthresh=0.1)
-            ax.set_ylim(-20, 20)  # the same for all: norms differ a thousandfold
+            ax.set_ylim(-2 * largest, 2 * largest)  # norms differ a thousandfold
             ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         row[0].set_ylabel("head weights")
     for ax in axes[-1]:
