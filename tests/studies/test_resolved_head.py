@@ -40,6 +40,8 @@ def verdict(time, loss):
 def test_verdicts():
     assert tables.is_faster(verdict([0.7, 0.8, 0.9], [1, 1, 1]))
     assert not tables.is_faster(verdict([0.1, 0.1, np.inf], [1, 1, 1]))
-    assert tables.is_lower(verdict([1, 1, 1], [0.9, 0.91, 0.92]))
-    assert tables.is_higher(verdict([1, 1, 1], [1.1, 1.11, 1.12]))
-    assert not tables.is_lower(verdict([1, 1, 1], [0.5, 1.0, 1.2]))
+    assert tables.tell_apart(np.array([0.9, 0.91, 0.92])) == "lower"
+    assert tables.tell_apart(np.array([1.1, 1.11, 1.12])) == "higher"
+    assert tables.tell_apart(np.array([0.5, 1.0, 1.2])) == ""
+    assert tables.tell_apart(np.array([0.1, 0.1, np.inf])) == "higher"
+    assert tables.tell_apart(np.array([0.1, 0.1])) == ""

@@ -73,6 +73,10 @@ def draw(folder: str | Path) -> str:
             epochs = np.arange(curves.shape[1])
             plot_band(ax, epochs, curves, label=method, color=colour)
         ax.set(yscale="log", xlabel="epoch", ylabel="validation loss", title=title)
+        # The starts differ in the first epochs: they have half of the axis.
+        ax.set_xscale("symlog", linthresh=1, subs=range(2, 10))
+        ax.set_xticks(ticks := (0, 1, 3, 10, 30), map(str, ticks))
+        ax.set_xlim(-0.1, epochs[-1])
         plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.5, 1, 2, 5))
     plotting.legend_below(figure, columns=4)
     plotting.save_figure(figure, folder / "curves.png")

@@ -20,7 +20,10 @@ __all__ = ["draw"]
 NEVER = 8.0
 """Where a mark for seeds that never reached the target is drawn."""
 
-TICKS = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5)
+LOWEST = 0.08
+"""Where a mark for ratios below is drawn; equations are a hundred times better."""
+
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 PANELS = {
     "time": "time to the baseline's best\nvalidation loss, re-solved / baseline",
     "loss": "best validation loss,\nre-solved / baseline",
@@ -44,8 +47,7 @@ def draw_verdicts(groups: dict[str, list[Verdict]]) -> Figure:
         ax.axvline(1, color="0.4", linewidth=1)
         ax.set(xscale="log", xlabel=label)
         low, high = ax.get_xlim()
-        ticks = [x for x in TICKS if low <= x <= high and (x not in (0.2, 0.5, 2, 5)
-                 or low > 0.01)]  # fmt: skip
+        ticks = [x for x in TICKS if low <= x <= high]
         ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
         ax.set_xticks([], minor=True)
     left, right = axes[0]
@@ -62,9 +64,14 @@ def _draw_ratios(ax, place, values, colour, label):
         ax.plot(NEVER, place, ">", color=colour)
         ax.annotate(missed, (NEVER, place), fontsize=6, xytext=(-6, -2.5),
                     ha="right", textcoords="offset points")  # fmt: skip
-    elif len(values) > 2:
-        low, middle, high = ratio_interval(values)
-        ax.plot([low, high], [place, place], color=colour, linewidth=2)
+        return
+    low, middle, high = ratio_interval(values)
+    if middle < LOWEST:
+        ax.plot(LOWEST, place, "<", color=colour)
+        ax.annotate(f"{middle:.2g}", (LOWEST, place), fontsize=6, xytext=(6, -2.5),
+                    textcoords="offset points")  # fmt: skip
+    else:
+        ax.plot([max(low, LOWEST), high], [place, place], color=colour, linewidth=2)
         ax.plot(middle, place, "o", color=colour, label=label)
 
 

@@ -1,6 +1,6 @@
 """Who is first, and who ends lowest: from the record alone."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -180,17 +180,17 @@ def is_faster(verdict: Verdict) -> bool:
     return bool(np.isfinite(logs).all() and logs.mean() <= np.log(TIME_GOAL))
 
 
-def is_lower(verdict: Verdict) -> bool:
-    """Whether the best validation loss is lower, by an interval without one."""
-    finite = np.isfinite(verdict.loss).all() and len(verdict.loss) > 2
-    return bool(finite and ratio_interval(verdict.loss)[2] < 1)
+def tell_apart(ratios: np.ndarray) -> str:
+    """Returns "lower" or "higher" where the interval leaves out one, or "".
 
-
-def is_higher(verdict: Verdict) -> bool:
-    """Whether the best validation loss is higher, by an interval without one."""
-    if not np.isfinite(verdict.loss).all():
-        return True
-    return len(verdict.loss) > 2 and ratio_interval(verdict.loss)[0] > 1
+    A network that diverged is higher.
+    """
+    if not np.isfinite(ratios).all():
+        return "higher"
+    if len(ratios) < 3:
+        return ""
+    low, _, high = ratio_interval(ratios)
+    return "lower" if high < 1 else "higher" if low > 1 else ""
 
 
 def _lines(verdicts: Sequence[Verdict]) -> list[list[str]]:
@@ -205,7 +205,8 @@ def _lines(verdicts: Sequence[Verdict]) -> list[list[str]]:
             _ratio(v.loss),
             _ratio(v.final),
             "yes" if is_faster(v) else "no",
-            "lower" if is_lower(v) else "higher" if is_higher(v) else "",
+            tell_apart(v.loss),
+            tell_apart(v.final),
         ]
         for v in verdicts
     ]
@@ -214,7 +215,7 @@ def _lines(verdicts: Sequence[Verdict]) -> list[list[str]]:
 HEADER = [
     *("problem", "best baseline, rate", "re-solved head; rate", "cost of a step"),
     *("steps to the baseline's best", "time to it", "best validation loss"),
-    *("last validation loss", "time ≤ 0.8", "ends"),
+    *("last validation loss", "time ≤ 0.8", "best loss is", "last loss is"),
 ]
 
 
@@ -276,10 +277,13 @@ def make_table(folder: Path) -> str:
 
 
 def _tally(verdicts: Sequence[Verdict]) -> str:
-    faster, lower, higher = (
-        sum(map(test, verdicts)) for test in (is_faster, is_lower, is_higher)
+    faster = sum(map(is_faster, verdicts))
+    best, last = (
+        Counter(tell_apart(getattr(v, field)) for v in verdicts)
+        for field in ("loss", "final")
     )
     return (
-        f"Of {len(verdicts)} problems: at most 0.8 of the time on {faster}, ends lower "
-        f"on {lower}, higher on {higher}."
+        f"Of {len(verdicts)} problems: at most 0.8 of the time on {faster}; best loss "
+        f"lower on {best['lower']}, higher on {best['higher']}; last loss lower on "
+        f"{last['lower']}, higher on {last['higher']}."
     )
