@@ -147,8 +147,17 @@ def draw_mechanism(results: Results, scale: float) -> Figure | None:
 def _plot_medians(
     ax: Axes, groups: Sequence[Sequence[tuple[float, float]]], **style: Any
 ) -> None:
-    """Draws groups of points, and a line through the median of each."""
-    middles = sorted(tuple(np.median(group, axis=0)) for group in groups)
-    ax.plot(*zip(*middles, strict=True), **style)
+    """Draws groups of points, and a line through the median of each.
+
+    Groups of one norm are one, and points that coincide, of heads solved once for
+    several methods, count once.
+    """
+    joined: dict[float, set[tuple[float, float]]] = {}
     for group in groups:
-        ax.plot(*zip(*group, strict=True), ".", color=style["color"], alpha=0.5)
+        norm = float(np.median([norm for norm, _ in group]))
+        norm = next((x for x in joined if np.isclose(x, norm, rtol=0.2)), norm)
+        joined.setdefault(norm, set()).update(group)
+    middles = sorted(tuple(np.median(list(some), axis=0)) for some in joined.values())
+    ax.plot(*zip(*middles, strict=True), **style)
+    for some in joined.values():
+        ax.plot(*zip(*some, strict=True), ".", color=style["color"], alpha=0.5)

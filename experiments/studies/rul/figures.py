@@ -58,10 +58,17 @@ def _style(method: str) -> str:
 
 
 def draw_curves(results: Results) -> Figure:
-    """Validation error against epochs, mean over seeds with its 95% band."""
+    """Validation error against epochs, mean over seeds with its 95% band.
+
+    What has one scale of targets is drawn again, enlarged where curves end.
+    """
     scales = _scales(results)
-    figure, axes = plotting.make_axes(1, len(scales), size=(5.0, 4.2), compared=True)
-    for ax, scale in zip(axes.flat, scales, strict=True):
+    panels = scales if len(scales) > 1 else 2 * scales
+    compared = len(scales) > 1
+    figure, axes = plotting.make_axes(
+        1, len(panels), size=(5.0, 4.2), compared=compared
+    )
+    for ax, scale in zip(axes.flat, panels, strict=True):
         for method in _methods(results, IN_CURVES, scale):
             some = results[method, scale]
             points = min(len(x.epochs) for x in some)
@@ -74,9 +81,14 @@ def draw_curves(results: Results) -> Figure:
                 linestyle=_style(method),
             )
         ax.set(title=_title(scale), xlabel="epochs", yscale="log")
-    plotting.plain_log_ticks(axes.flat[0], (8, 10, 12, 15, 20, 30, 50, 100, 200))
+        plotting.plain_log_ticks(ax, (8, 10, 12, 15, 20, 30, 50, 100, 200))
+    if not compared:
+        best = [x.validation.min() ** 0.5 for some in results.values() for x in some]
+        axes.flat[1].set(ylim=(0.95 * min(best), 1.5 * np.median(best)))
+        axes.flat[1].set_title("the same, enlarged")
+        plotting.plain_log_ticks(axes.flat[1], range(8, 30))
     axes.flat[0].set_ylabel("validation RMSE in cycles")
-    plotting.legend_below(figure, columns=4 if len(scales) > 1 else 1)
+    plotting.legend_below(figure, columns=4 if compared else 2)
     return figure
 
 
@@ -139,7 +151,7 @@ def _mark_heads(ax: Axes, heads: Heads) -> None:
             rotation=90,
             ha="center",
             va="bottom" if up else "top",
-            fontsize="x-small",
+            fontsize="small",
         )
 
 
@@ -155,11 +167,12 @@ def draw_norms(results: Results, folder: Path) -> Figure:
         for scale, labels in reversed(heads.items())
     }
     scales = sorted(in_cycles.values(), reverse=True)
-    figure, axes = plotting.make_axes(1, len(scales), size=(6.0, 4.0))
+    figure, axes = plotting.make_axes(1, len(scales), size=(4.8, 4.4), compared=True)
     for ax, scale in zip(axes.flat, scales, strict=True):
         _draw_landscape(ax, arrays, heads[scale], scale)
         ax.set_title(_title(scale))
-    axes.flat[0].set_ylabel("RMSE before training, cycles")
+    highest = max(axes.flat[0].get_ylim())
+    axes.flat[0].set(ylabel="RMSE before training, cycles", ylim=(None, 1.3 * highest))
     plotting.legend_below(figure, columns=3)
     return figure
 
@@ -175,7 +188,6 @@ def _draw_landscape(
             errors = arrays[f"landscape/{name}"] ** 0.5
             ax.plot(norms[shown], errors[shown], label=label, **style)
     ax.set(xlabel="squared norm of the head", xscale="log", yscale="log")
-    ax.set_ylim(top=1.8 * max(ax.get_ylim()))  # room for the labels
     _mark_heads(ax, heads)
     plain_log_axes(ax)
 
