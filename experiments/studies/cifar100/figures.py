@@ -59,9 +59,9 @@ def draw_curves(trained: dict[str, list[Trained]]) -> Figure:
             )
         ax.set_xlabel("epochs")
     axes[0, 0].set(ylabel="validation cross-entropy", yscale="log")
-    plotting.plain_log_ticks(axes[0, 0], (1, 1.2, 1.5, 2, 2.5, 3, 4, 5))
+    plotting.plain_log_ticks(axes[0, 0], (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7))
     ends = [100 * x.test_accuracy.max() for some in trained.values() for x in some]
-    axes[0, 1].set(ylabel="test accuracy, %", ylim=(0.7 * max(ends), 1.02 * max(ends)))
+    axes[0, 1].set(ylabel="test accuracy, %, enlarged", ylim=(0.7 * max(ends), 1.02 * max(ends)))
     plotting.legend_below(figure, columns=2)
     return figure
 

@@ -28,19 +28,17 @@ class Run(NamedTuple):
       epochs: `[m]` when it was measured.
       validation_loss: `[m]` mean cross-entropy.
       validation_accuracy: `[m]`.
-      train_loss: `[m]` mean cross-entropy of the batches before, augmented.
     """
 
     row: dict[str, Any]
     epochs: np.ndarray
     validation_loss: np.ndarray
     validation_accuracy: np.ndarray
-    train_loss: np.ndarray
 
 
 IN_CURVES = (
     *("kaiming", "xavier", "zeros", "exact_forward_equality/standardized"),
-    *("ce_chosen", "probed/zeros", "resolved/ce_chosen", "resolved_every_5/ce_chosen"),
+    *("ce_chosen", "probed/zeros", "unconstrained/standardized"),
 )
 
 _WAYS = {
@@ -60,7 +58,7 @@ def _place(head: str) -> tuple[int, int]:
 
 def _label(head: str) -> str:
     way, start = split_head(head)
-    return label_of(start) + _WAYS[way]
+    return label_of(start).removesuffix(", unit-variance targets") + _WAYS[way]
 
 
 def _lowest_loss(runs: Sequence[Run]) -> float:
@@ -222,44 +220,47 @@ def make_shift_tables(folder: Path) -> str:
 
 
 def draw_curves(runs: dict[str, dict[int, Run]]) -> Figure:
-    """Loss and accuracy of the images held out, and the training loss."""
-    figure, axes = plotting.make_axes(1, 3, size=(4.2, 4.0))
+    """Loss and accuracy of the images held out."""
+    figure, axes = plotting.make_axes(1, 2, size=(4.6, 4.0))
     runs = {head: runs[head] for head in IN_CURVES if head in runs}
     panels = (
         ("validation_loss", "validation cross-entropy", 1.0),
         ("validation_accuracy", "validation accuracy, %", 100.0),
-        ("train_loss", "training cross-entropy", 1.0),
     )
     for ax, (field, label, factor) in zip(axes.flat, panels, strict=True):
         for head, by_seed in runs.items():
             some = list(by_seed.values())
-            first = 1 if field == "train_loss" else 0
-            curves = [factor * getattr(run, field)[first:] for run in some]
-            style = {
-                "color": plotting.colour_of(head, IN_CURVES),
-                "linestyle": "--" if head in RANDOM else "-",
-            }
-            epochs = some[0].epochs[first:]
-            plot_band(ax, epochs, curves, label=_label(head), **style)
+            plot_band(
+                ax,
+                some[0].epochs,
+                [factor * getattr(run, field) for run in some],
+                label=_label(head),
+                color=plotting.colour_of(head, IN_CURVES),
+                linestyle="--" if head in RANDOM else "-",
+            )
         ax.set(xlabel="epochs of fine-tuning", ylabel=label)
-        if field.endswith("loss"):
-            ax.set_yscale("log")
-            plotting.plain_log_ticks(ax, (1, 1.5, 2, 2.5, 3, 4, 5, 10, 20))
-    plotting.legend_below(figure, columns=3)
+    axes[0, 0].set_yscale("log")
+    plotting.plain_log_ticks(axes[0, 0], (1, 1.5, 2, 2.5, 3, 4, 5, 10, 20))
+    plotting.legend_below(figure, columns=2)
     return figure
 
 
 def draw_ends(runs: dict[str, dict[int, Run]]) -> Figure:
-    """Test accuracy at the end against that before training, a dot a seed."""
+    """Test accuracy at the end against that before training, a dot a seed.
+
+    Squares are random heads, circles solved ones, and triangles what is trained first
+    or solved again.
+    """
     figure, axes = plotting.make_axes(size=(5.6, 5.6))
-    ax = axes[0, 0]
+    ax, groups = axes[0, 0], defaultdict(list)
     for head, by_seed in runs.items():
+        marker = "s" if head in RANDOM else "^" if split_head(head)[0] else "o"
+        groups[marker].append(head)
         first, last = (
             [100 * run.row[field] for run in by_seed.values()]
             for field in ("initial_test_accuracy", "test_accuracy")
         )
-        marker = "s" if head in RANDOM else "o"
-        colour = plotting.colour_of(head, list(runs))
+        colour = plotting.colour_of(head, groups[marker])
         ax.plot(first, last, marker, ms=5, color=colour, label=_label(head))
     ax.set_xlabel("test accuracy before training, %")
     ax.set_ylabel("test accuracy at the end, %")
