@@ -149,15 +149,16 @@ def _plot_medians(
 ) -> None:
     """Draws groups of points, and a line through the median of each.
 
-    Groups of one norm are one, and points that coincide, of heads solved once for
-    several methods, count once.
+    Groups of one norm are one, and points that two of them share, of a head that is
+    the same for several methods, count once.
     """
-    joined: dict[float, set[tuple[float, float]]] = {}
+    joined: dict[float, list[tuple[float, float]]] = {}
     for group in groups:
         norm = float(np.median([norm for norm, _ in group]))
         norm = next((x for x in joined if np.isclose(x, norm, rtol=0.2)), norm)
-        joined.setdefault(norm, set()).update(group)
-    middles = sorted(tuple(np.median(list(some), axis=0)) for some in joined.values())
+        known = joined.setdefault(norm, [])
+        known += [point for point in group if point not in known]
+    middles = sorted(tuple(np.median(some, axis=0)) for some in joined.values())
     ax.plot(*zip(*middles, strict=True), **style)
     for some in joined.values():
         ax.plot(*zip(*some, strict=True), ".", color=style["color"], alpha=0.5)
