@@ -37,7 +37,7 @@ class Config:
     strengths: tuple[float, ...] = (1e-2, 3e-3, 2e-3, 1e-3, 3e-4, 1e-4)
     trained: tuple[str, ...] = TRAINED
     seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     epochs: int = 15
     evaluations: int = 2
     batch_size: int = 500
