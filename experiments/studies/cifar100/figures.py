@@ -61,7 +61,8 @@ def draw_curves(trained: dict[str, list[Trained]]) -> Figure:
     axes[0, 0].set(ylabel="validation cross-entropy", yscale="log")
     plotting.plain_log_ticks(axes[0, 0], (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7))
     ends = [100 * x.test_accuracy.max() for some in trained.values() for x in some]
-    axes[0, 1].set(ylabel="test accuracy, %, enlarged", ylim=(0.7 * max(ends), 1.02 * max(ends)))
+    near = 0.7 * max(ends), 1.02 * max(ends)
+    axes[0, 1].set(ylabel="test accuracy, %, enlarged", ylim=near)
     plotting.legend_below(figure, columns=2)
     return figure
 
