@@ -14,9 +14,12 @@ def interval(values: Sequence[float], form: str) -> str:
 
     Never a mean over what was not reached, or is not a number.
     """
-    for word, is_missing in (("not reached", np.isinf), ("NaN", np.isnan)):
-        if missing := int(np.sum(is_missing(values))):
-            return f"{word} ({missing} of {len(values)})"
+    unknown = sum(np.isnan(x) for x in values)
+    if unknown:
+        return f"NaN ({unknown} of {len(values)})"
+    missed = sum(np.isinf(x) for x in values)
+    if missed:
+        return f"not reached ({missed} of {len(values)})"
     if len(values) < 3:
         return " / ".join(_number(value, form) for value in values)
     mean, half = mean_interval(values)

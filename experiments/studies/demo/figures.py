@@ -14,6 +14,9 @@ __all__ = ["draw"]
 
 BASELINE = "Kaiming"
 
+EPOCHS = (0, 1, 3, 10, 30)
+"""At the axis."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -75,8 +78,8 @@ def draw(folder: str | Path) -> str:
         ax.set(yscale="log", xlabel="epoch", ylabel="validation loss", title=title)
         # The starts differ in the first epochs: they have half of the axis.
         ax.set_xscale("symlog", linthresh=1, subs=range(2, 10))
-        ax.set_xticks(ticks := (0, 1, 3, 10, 30), map(str, ticks))
-        ax.set_xlim(-0.1, epochs[-1])
+        ax.set_xticks(EPOCHS, [str(epoch) for epoch in EPOCHS])
+        ax.set_xlim(-0.1, record.read_config(folder)["epochs"])
         plotting.plain_log_ticks(ax, (0.05, 0.1, 0.2, 0.5, 1, 2, 5))
     plotting.legend_below(figure, columns=4)
     plotting.save_figure(figure, folder / "curves.png")

@@ -20,8 +20,8 @@ __all__ = ["draw"]
 NEVER = 8.0
 """Where a mark for seeds that never reached the target is drawn."""
 
-LOWEST = 0.08
-"""Where a mark for ratios below is drawn; equations are a hundred times better."""
+LOWEST = 0.05
+"""Where a mark stands for a ratio below, with its number and no interval."""
 
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 PANELS = {
@@ -64,14 +64,14 @@ def _draw_ratios(ax, place, values, colour, label):
         ax.plot(NEVER, place, ">", color=colour)
         ax.annotate(missed, (NEVER, place), fontsize=6, xytext=(-6, -2.5),
                     ha="right", textcoords="offset points")  # fmt: skip
-        return
-    low, middle, high = ratio_interval(values)
-    if middle < LOWEST:
-        ax.plot(LOWEST, place, "<", color=colour)
-        ax.annotate(f"{middle:.2g}", (LOWEST, place), fontsize=6, xytext=(6, -2.5),
-                    textcoords="offset points")  # fmt: skip
-    else:
-        ax.plot([max(low, LOWEST), high], [place, place], color=colour, linewidth=2)
+    elif len(values) > 2:
+        low, middle, high = ratio_interval(values)
+        if middle < LOWEST:
+            ax.plot(LOWEST, place, "<", color=colour)
+            ax.annotate(f"{middle:.2g}", (LOWEST, place), fontsize=6,
+                        xytext=(6, -2.5), textcoords="offset points")  # fmt: skip
+            return
+        ax.plot([low, high], [place, place], color=colour, linewidth=2)
         ax.plot(middle, place, "o", color=colour, label=label)
 
 

@@ -149,14 +149,14 @@ def _plot_medians(
 ) -> None:
     """Draws groups of points, and a line through the median of each.
 
-    Groups of one norm are one, and points that two of them share, of a head that is
-    the same for several methods, count once.
+    Groups whose norms are within a fifth of each other are one, and points that two of
+    them share, of a head that is the same for several methods, count once.
     """
     joined: dict[float, list[tuple[float, float]]] = {}
     for group in groups:
-        norm = float(np.median([norm for norm, _ in group]))
-        norm = next((x for x in joined if np.isclose(x, norm, rtol=0.2)), norm)
-        known = joined.setdefault(norm, [])
+        middle = float(np.median([norm for norm, _ in group]))
+        near = next((x for x in joined if np.isclose(x, middle, rtol=0.2)), middle)
+        known = joined.setdefault(near, [])
         known += [point for point in group if point not in known]
     middles = sorted(tuple(np.median(some, axis=0)) for some in joined.values())
     ax.plot(*zip(*middles, strict=True), **style)

@@ -63,8 +63,8 @@ def draw_curves(results: Results) -> Figure:
     What has one scale of targets is drawn again, enlarged where curves end.
     """
     scales = _scales(results)
-    panels = scales if len(scales) > 1 else 2 * scales
     compared = len(scales) > 1
+    panels = scales if compared else 2 * scales
     figure, axes = plotting.make_axes(
         1, len(panels), size=(5.0, 4.2), compared=compared
     )
@@ -83,7 +83,8 @@ def draw_curves(results: Results) -> Figure:
         ax.set(title=_title(scale), xlabel="epochs", yscale="log")
         plotting.plain_log_ticks(ax, (8, 10, 12, 15, 20, 30, 50, 100, 200))
     if not compared:
-        best = [x.validation.min() ** 0.5 for some in results.values() for x in some]
+        drawn = [results[x, scales[0]] for x in _methods(results, IN_CURVES, scales[0])]
+        best = [x.validation.min() ** 0.5 for some in drawn for x in some]
         axes.flat[1].set(ylim=(0.95 * min(best), 1.5 * np.median(best)))
         axes.flat[1].set_title("the same, enlarged")
         plotting.plain_log_ticks(axes.flat[1], range(8, 30))
@@ -112,8 +113,8 @@ def draw_trajectories(results: Results) -> Figure:
             ax.plot(first.epochs, weights.mean(1), color="#D55E00", lw=1.5)
             ax.set_title(f"{LABELS[method]}\n{_title(scale)}", fontsize="medium")
             ax.set_yscale("symlog", linthresh=0.1)
-            ax.set_ylim(-2 * largest, 2 * largest)  # norms differ a thousandfold
             ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.set_ylim(-2 * largest, 2 * largest)  # one for all, after the ticks
         row[0].set_ylabel("head weights")
     for ax in axes[-1]:
         ax.set_xlabel("epochs")
