@@ -57,7 +57,7 @@ def _place(head: str) -> tuple[int, int]:
 
 
 def _label(head: str) -> str:
-    way, start = split_head(head)
+    way, start = split_head(head)  # unit-variance targets are the rule here
     return label_of(start).removesuffix(", unit-variance targets") + _WAYS[way]
 
 
